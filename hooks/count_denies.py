@@ -1,0 +1,47 @@
+"""count_denies: hangs up on a client that keeps being refused.
+
+HOOKS
+    deny        after every denial, by whichever plugin
+
+OPTIONS
+    limit       4: so many refusals are allowed to one connection; the next one hangs up
+    count       "permanent": only refusals for good (5xx) count; "all": those for now (4xx) count, too
+
+REPLIES
+    521 too many refused commands
+    421 too many refused commands   when the last refusal was one for now: a client that was only asked to come again
+                                    later must not lose its mail for good
+
+FAILURE
+    None: it needs no service.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gatepost import DenyDisconnect, DenySoftDisconnect, Plugin, PluginOptions, Session, Verdict
+
+
+class Options(PluginOptions):
+    """What the manual above says."""
+
+    limit: int = Field(default=4, ge=0)
+    count: Literal["permanent", "all"] = "permanent"
+
+
+class CountDenies(Plugin[Options]):
+    """Counts in the session's notes."""
+
+    def deny(self, session: Session, hook: str, verdict: Verdict) -> DenyDisconnect | DenySoftDisconnect | None:
+        options = self.options(session)
+        if options.count == "permanent" and not verdict.permanent:
+            return None
+        notes = self.notes(session)
+        notes["denied"] = notes.get("denied", 0) + 1
+        if notes["denied"] <= options.limit:
+            return None
+        hang_up = DenyDisconnect if verdict.permanent else DenySoftDisconnect
+        return hang_up("too many refused commands")

@@ -1,0 +1,36 @@
+"""loop: refuses a message that has been through too many hands, because it goes round in circles.
+
+HOOKS
+    data_headers_end    counts the fields Received and Delivered-To
+
+OPTIONS
+    max     30: so many fields are allowed. Above 50 it has no effect: there Postfix's own hopcount_limit refuses
+
+REPLIES
+    554 5.4.6 too many hops
+
+FAILURE
+    None: it needs no service.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gatepost import Deny, Headers, Plugin, PluginOptions, Transaction
+
+
+class Options(PluginOptions):
+    """What the manual above says."""
+
+    max: int = Field(default=30, ge=1)
+
+
+class Loop(Plugin[Options]):
+    """Counts hops."""
+
+    def data_headers_end(self, transaction: Transaction, headers: Headers) -> Deny | None:
+        hops = len(headers.fields("Received")) + len(headers.fields("Delivered-To"))
+        if hops > self.options(transaction).max:
+            return Deny("too many hops", enhanced="5.4.6", code=554)
+        return None

@@ -1,0 +1,22 @@
+"""The moment by which something awaited must be over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock, in seconds; the same in every thread."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the moment that many seconds from now."""
+        return cls(monotonic() + seconds)
+
+    def remaining(self) -> float:
+        """Return the seconds left; never negative."""
+        return max(0.0, self.at - monotonic())

@@ -1,0 +1,49 @@
+"""Where a socket listens or connects: `127.0.0.1:10025`, `[::1]:10025`, `unix:/path`, `inet:127.0.0.1:8890`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TCP = re.compile(r"(?:inet:)?(?P<host>\[[0-9A-Fa-f:.]+\]|(?!inet:)[^:\[\]/@\s]+):(?P<port>\d{1,5})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A TCP address (`host`, `port`) or a UNIX-domain socket (`path`); the other fields are None."""
+
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Parse Postfix's spellings; ValueError, saying what was expected, for anything else.
+
+        libmilter's `inet:PORT@HOST` is refused: Postfix dies on it, so it must not be learnt here.
+        """
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.startswith("/"):
+                raise ValueError(f"{text!r}: write the path in full, unix:/...")
+            if len(path.encode()) > 107:
+                raise ValueError(f"{text!r}: a UNIX socket's path may have 107 bytes at most")
+            return cls(path=path)
+        match = _TCP.match(text)
+        if not match or not 0 < int(match["port"]) < 65536:
+            raise ValueError(f"{text!r} is no address: write HOST:PORT, [IPV6]:PORT or unix:/PATH")
+        return cls(host=match["host"].strip("[]"), port=int(match["port"]))
+
+    def __str__(self) -> str:
+        """Return Postfix's spelling, without `inet:`."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if self.host and ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def libmilter(self) -> str:
+        """Return libmilter's spelling, for `milter.setconn` (smfi_setconn)."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        family = "inet6" if self.host and ":" in self.host else "inet"
+        return f"{family}:{self.port}@{self.host}"

@@ -1,0 +1,168 @@
+"""The one table of hooks: when each runs, at which door, with which arguments, and what it may answer.
+
+docs/hooks.md is made from it. A plugin takes part in a hook by having a method of its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from gatepost.verdict import Declined, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Ok
+
+if TYPE_CHECKING:
+    from gatepost.verdict import Verdict
+
+Door = Literal["proxy", "content", "all"]
+
+ANY = frozenset({Declined, Ok, Deny, DenySoft, DenyDisconnect, DenySoftDisconnect})
+NOTHING = frozenset({Declined})
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One row of the table. `arguments` are those after `self`; plugins may name them as they like."""
+
+    name: str
+    door: Door
+    arguments: tuple[str, ...]
+    when: str
+    denied: str
+    """What a denial here means to the client; empty where nothing can be denied."""
+    verdicts: frozenset[type[Verdict]] = ANY
+    soft_code: int = 450
+    """Default reply code of DenySoft here."""
+    hard_code: int = 550
+    """Default reply code of Deny here."""
+
+    @property
+    def reads_content(self) -> bool:
+        """True for the hooks that need the message's header or body, and so the milter on the inner smtpd."""
+        return self.door == "content"
+
+
+_TABLE = (
+    Hook(
+        "connect",
+        "proxy",
+        ("session",),
+        "A client has connected. Runs when Postfix hands over the client's first message, before helo.",
+        "Remembered: every recipient of the session is refused with this reply; a hang-up comes at MAIL.",
+    ),
+    Hook(
+        "helo",
+        "proxy",
+        ("session", "name"),
+        "The client's greeting is known, HELO or EHLO (session.esmtp tells which). Runs right after connect.",
+        "Remembered: every recipient of the session is refused with this reply; a hang-up comes at MAIL.",
+    ),
+    Hook(
+        "mail",
+        "proxy",
+        ("transaction", "sender", "parameters"),
+        "MAIL FROM: the sender is known. parameters are the ESMTP ones, names in upper case.",
+        "Remembered: every recipient of the message is refused with this reply; a hang-up comes at MAIL.",
+    ),
+    Hook(
+        "rcpt",
+        "proxy",
+        ("transaction", "recipient"),
+        "RCPT TO, for a recipient that passed Postfix's own checks.",
+        "This recipient is refused; the others are not concerned.",
+    ),
+    Hook(
+        "data",
+        "proxy",
+        ("transaction",),
+        "DATA: every recipient is known, the content is not.",
+        "The message is refused before it is sent.",
+        soft_code=451,
+        hard_code=554,
+    ),
+    Hook(
+        "header",
+        "content",
+        ("transaction", "name", "value"),
+        "Each header field, in order. value is unfolded and decoded (RFC 2047) text.",
+        "The message is refused; later header fields are not looked at.",
+        soft_code=451,
+        hard_code=554,
+    ),
+    Hook(
+        "data_headers_end",
+        "content",
+        ("transaction", "headers"),
+        "The end of the header: all fields, exact and decoded.",
+        "The message is refused.",
+        soft_code=451,
+        hard_code=554,
+    ),
+    Hook(
+        "body",
+        "content",
+        ("transaction", "chunk"),
+        "Each piece of the body, in order: bytes with CRLF line ends, at most 64 KiB, cut anywhere.",
+        "The message is refused; the rest of the body is not looked at.",
+        soft_code=451,
+        hard_code=554,
+    ),
+    Hook(
+        "data_post",
+        "content",
+        ("transaction", "message"),
+        "The whole message, to read and to edit.",
+        "The message is refused.",
+        soft_code=451,
+        hard_code=554,
+    ),
+    Hook(
+        "queue_post",
+        "proxy",
+        ("transaction",),
+        "Postfix has queued the message; transaction.queue_id is known.",
+        "",
+        NOTHING,
+    ),
+    Hook(
+        "reset_transaction",
+        "proxy",
+        ("transaction",),
+        "The transaction has ended: queued, refused, or given up by the client.",
+        "",
+        NOTHING,
+    ),
+    Hook(
+        "disconnect",
+        "proxy",
+        ("session",),
+        "The client's session has ended: nothing was heard of it for proxy.session_idle.",
+        "",
+        NOTHING,
+    ),
+    Hook(
+        "deny",
+        "all",
+        ("session", "hook", "verdict"),
+        "After a denial by any plugin, once; in every plugin, wherever it stands. hook is the denying hook's name.",
+        "The reply is replaced by this one; only a hang-up can be answered.",
+        frozenset({Declined, DenyDisconnect, DenySoftDisconnect}),
+    ),
+    Hook(
+        "ok",
+        "all",
+        ("session", "hook", "verdict"),
+        "After a hook that ended without a denial; verdict is Ok or Declined.",
+        "",
+        NOTHING,
+    ),
+)
+
+HOOKS: dict[str, Hook] = {hook.name: hook for hook in _TABLE}
+"""Every hook by name, in the order in which a message meets them."""
+
+EVENTS = {
+    "init": "The daemon starts or has loaded a new configuration with this plugin in it; no arguments.",
+    "reload": "This plugin's successor has taken over after SIGHUP; no arguments. Transactions under way still use it.",
+    "shutdown": "The daemon ends, after the last message; no arguments.",
+}
+"""Process events: methods without arguments; plain ones run in a thread. An exception in init stops the start."""

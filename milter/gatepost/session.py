@@ -1,0 +1,160 @@
+"""What gatepost knows of a client: Session, Transaction, Recipient.
+
+One Session for each client connection, one Transaction for each MAIL, one Recipient for each RCPT. Plugins read them,
+keep notes on them and, through the few methods below, change what happens next. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gatepost.address import Address
+    from gatepost.option import Overrides
+    from gatepost.record import Outcome, Record
+    from gatepost.verdict import Verdict
+
+Notes: TypeAlias = dict[str, dict[str, Any]]
+"""Notes by plugin name. Plain data: strings, numbers, lists, dicts, None."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One connection of one client to Postfix, from its greeting until it leaves."""
+
+    id: str
+    """Short and unique in this process; in every log line of the session."""
+    address: str
+    """The client's IP address as text, IPv6 without brackets or prefix; `unknown` if Postfix does not know it."""
+    port: int | None = None
+    """The client's TCP port; None if Postfix does not know it."""
+    name: str | None = None
+    """The client's host name, forward-confirmed by Postfix (XFORWARD NAME); None if there is none."""
+    helo: str | None = None
+    """What the client said in HELO or EHLO; None if it gave none."""
+    esmtp: bool = True
+    """True when the client greeted with EHLO."""
+    login: str | None = None
+    """The SASL login; None if the client has not logged in or the edge door is off."""
+    notes: Notes = field(default_factory=dict)
+    overrides: tuple[Overrides, ...] = ()
+    """Option overrides for this client, the later ones stronger."""
+    transaction: Transaction | None = None
+    """The transaction under way; None between transactions."""
+    denial: Denial | None = None
+    """A denial at connect or helo, which every later command repeats; None as long as there is none."""
+    denied_for_good: bool = False
+    """True once anything was refused for good (5xx); until then a hang-up is a 421."""
+    records: list[Record] = field(default_factory=list)
+    """What was decided outside transactions."""
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The client's address, an IPv4 one mapped into IPv6 as IPv4; None when it is unknown."""
+        try:
+            ip = ipaddress.ip_address(self.address)
+        except ValueError:
+            return None
+        return getattr(ip, "ipv4_mapped", None) or ip
+
+    def override(self, overrides: Overrides) -> None:
+        """Change plugin options for everything that this client does from now on."""
+        if overrides:
+            self.overrides = (*self.overrides, overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A denial that is repeated: the hook that gave it, and its verdict."""
+
+    hook: str
+    verdict: Verdict
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """One message on its way: from MAIL until it is queued, refused or given up."""
+
+    id: str
+    """The session's id, a dot, and a number."""
+    session: Session
+    sender: Address
+    parameters: Mapping[str, str | None] = field(default_factory=dict)
+    """ESMTP parameters of MAIL, names in upper case (`SIZE`, `BODY`); None for one without a value."""
+    recipients: list[Recipient] = field(default_factory=list)
+    """Every recipient offered so far, in order, refused ones too."""
+    notes: Notes = field(default_factory=dict)
+    overrides: tuple[Overrides, ...] = ()
+    """Option overrides beside the session's, the later ones stronger: those of the sender, and in the data and content
+    hooks those of the recipients that this run stands for."""
+    denial: Denial | None = None
+    """The refusal of the sender that each RCPT repeats; None as long as there is none."""
+    queue_id: str | None = None
+    """Postfix's queue id; known in the queue_post hook, None before."""
+    size: int | None = None
+    """Bytes of content as received, dot-stuffing and all; None before the message has ended."""
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> list[Recipient]:
+        """The recipients that were answered 250 so far."""
+        return [recipient for recipient in self.recipients if recipient.accepted]
+
+    @property
+    def authenticated(self) -> bool:
+        """True when the client has logged in; always False without the edge door."""
+        return self.session.login is not None
+
+    def override(self, overrides: Overrides) -> None:
+        """Change plugin options for the rest of this transaction."""
+        if overrides:
+            self.overrides = (*self.overrides, overrides)
+
+    def branch(self, recipients: Iterable[Recipient], overrides: tuple[Overrides, ...]) -> Transaction:
+        """Return the transaction as one run sees it: its own copy of the notes, and the run's recipients' options."""
+        run = copy.copy(self)
+        run.recipients = list(recipients)
+        run.notes = copy.deepcopy(self.notes)
+        run.overrides = self.overrides + overrides
+        return run
+
+
+@dataclass(slots=True, eq=False)
+class Recipient:
+    """One RCPT: the address as the client gave it, and what becomes of it."""
+
+    address: Address
+    transaction: Transaction
+    parameters: Mapping[str, str | None] = field(default_factory=dict)
+    """ESMTP parameters of RCPT, names in upper case (`NOTIFY`, `ORCPT`)."""
+    targets: tuple[Address, ...] = ()
+    """Where the message goes instead of `address`; empty means `address` itself. All or nothing: if Postfix refuses one
+    of them, the recipient is refused."""
+    overrides: tuple[Overrides, ...] = ()
+    """Option overrides for this recipient alone, the later ones stronger."""
+    notes: Notes = field(default_factory=dict)
+    outcome: Outcome | None = None
+    """How it ended; None while that is open."""
+    accepted: bool = False
+    """True from the 250 to RCPT on."""
+
+    def deliver_to(self, targets: Iterable[Address]) -> None:
+        """Send the message to `targets` in place of `address`; duplicates are dropped, the first stays.
+
+        ValueError for the null address, and for one with a control character: it would be a command of its own.
+        """
+        unique = tuple(dict.fromkeys(targets))
+        for target in unique:
+            if target.is_null or any(char < " " or char == "\x7f" for char in str(target)):
+                raise ValueError(f"{str(target)!r} cannot be a recipient")
+        self.targets = unique
+
+    def override(self, overrides: Overrides) -> None:
+        """Change plugin options for this recipient."""
+        if overrides:
+            self.overrides = (*self.overrides, overrides)

@@ -1,0 +1,114 @@
+"""What the documentation shows is true: its plugins type-check and run as it says, its pages are current."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from gatepost import hooks_page
+from gatepost.config import Config, load_config
+from gatepost.hooks import EVENTS, HOOKS
+from gatepost.testing import gate
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "docs" / "samples"
+
+
+def code_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path) -> Path:
+    """The files that docs/writing-a-plugin.md tells its reader to write."""
+    plugin, test = code_blocks("docs/writing-a-plugin.md")
+    (tmp_path / "no_shouting.py").write_text(plugin)
+    (tmp_path / "test_no_shouting.py").write_text(test.replace("/etc/gatepost/hooks", str(tmp_path)))
+    (tmp_path / "no_numbers.py").write_text(code_blocks("README.md")[0])
+    return tmp_path
+
+
+def run_tool(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"MYPYPATH": f"{ROOT / 'typings'}:{ROOT / 'milter'}"}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_hooks_page_is_what_the_table_says() -> None:
+    assert (ROOT / "docs" / "hooks.md").read_text() == hooks_page.page(), "run: make docs"
+
+
+def test_the_hooks_page_names_every_hook_argument_and_event() -> None:
+    page = hooks_page.page()
+    for hook in HOOKS.values():
+        assert f"`{hook.name}(self, {', '.join(hook.arguments)})`" in page
+    for event in EVENTS:
+        assert f"`{event}`" in page
+
+
+def test_plugins_shown_in_the_docs_pass_mypy_strict(tutorial: Path) -> None:
+    result = run_tool(tutorial, "mypy", "--strict", "no_numbers.py", "no_shouting.py", "test_no_shouting.py")
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_tutorials_test_passes_as_printed(tutorial: Path) -> None:
+    result = run_tool(
+        tutorial, "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "test_no_shouting.py"
+    )
+    assert "2 passed" in result.stdout, result.stdout
+
+
+async def test_the_readmes_plugin_refuses_what_it_says(tutorial: Path) -> None:
+    async with gate(directory=tutorial, no_numbers={}) as postfix:
+        refused = await postfix.client().send("12345@example.com", "b@example.org")
+        accepted = await postfix.client().send("123@example.com", "b@example.org")
+    assert (refused.code, accepted.code) == (550, 250)
+
+
+def test_the_sample_configuration_is_good(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES, tmp_path / "etc")
+    command = [sys.executable, "-m", "gatepost.ops.cli", "check", "--config", str(tmp_path / "etc" / "gatepost.toml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_sample_configuration_shows_every_key_with_its_default() -> None:
+    shown = tomllib.loads((SAMPLES / "gatepost.toml").read_text())
+    sample, default = load_config(SAMPLES / "gatepost.toml"), Config()
+    for name, field in Config.model_fields.items():
+        section: Any = field.annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            continue
+        assert getattr(sample, name) == getattr(default, name), name
+        missing = set(section.model_fields) - set(shown[name])
+        assert missing <= {"directory"}, (name, missing)
+
+
+def test_the_sample_configuration_has_every_bundled_plugin() -> None:
+    shown = {entry["name"] for entry in tomllib.loads((SAMPLES / "gatepost.toml").read_text())["plugin"]}
+    assert shown == {file.stem for file in (ROOT / "hooks").glob("*.py")}
+
+
+def test_the_readme_links_to_files_that_are_there() -> None:
+    for page in ROOT.glob("**/*.md"):
+        if ".venv" in page.parts:
+            continue
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_bundled_plugin_opens_with_its_manual() -> None:
+    for file in (ROOT / "hooks").glob("*.py"):
+        manual = file.read_text().split('"""')[1]
+        assert manual.startswith(f"{file.stem}: ")
+        for heading in ("HOOKS", "OPTIONS", "REPLIES", "FAILURE"):
+            assert f"\n{heading}\n" in manual, f"{file.name} has no {heading}"

@@ -33,12 +33,16 @@ FAILURE
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-from typing import Literal
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gatepost import DenySoft, Duration, Entry, Keep, Plugin, PluginOptions, Put, Recipient, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 class Options(PluginOptions):
@@ -57,6 +61,12 @@ class Options(PluginOptions):
     skip_authenticated: bool = True
 
 
+@lru_cache(maxsize=4096)
+def network_of(ip: IPv4Address | IPv6Address, prefix: int) -> str:
+    """Return the network that a client stands for; a busy client's is asked for again and again."""
+    return str(ip_network((ip, prefix), strict=False))
+
+
 class Greylist(Plugin[Options]):
     """Remembers contacts in the store."""
 
@@ -67,10 +77,13 @@ class Greylist(Plugin[Options]):
         early = await self._is_early(recipient, options)
         return DenySoft(options.text, code=450) if early else None
 
-    async def data(self, transaction: Transaction) -> DenySoft | None:
+    def data(self, transaction: Transaction) -> Coroutine[None, None, DenySoft | None] | None:
         options = self.options(transaction)
         if not options.deny_late and not transaction.sender.is_null:
             return None
+        return self._data(transaction, options)
+
+    async def _data(self, transaction: Transaction, options: Options) -> DenySoft | None:
         # Every contact is looked up, so that all of them grow old together.
         early = [await self._is_early(recipient, options) for recipient in transaction.accepted]
         return DenySoft(options.text, code=450) if any(early) else None
@@ -104,5 +117,4 @@ class Greylist(Plugin[Options]):
         ip = recipient.transaction.session.ip
         if ip is None:
             return "unknown"
-        prefix = options.ipv4_prefix if ip.version == 4 else options.ipv6_prefix
-        return str(ip_network((ip, prefix), strict=False))
+        return network_of(ip, options.ipv4_prefix if ip.version == 4 else options.ipv6_prefix)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +113,8 @@ class Pipeline:
         `scope` is whose options count: the narrowest of session, transaction, recipient. A denial that a `deny` hook
         turned into a hang-up is returned as that.
         """
+        if not self.calls[hook] and not self.calls["ok"]:
+            return DECLINED
         verdict = await self.ask(hook, scope, *arguments, deadline=deadline)
         return await self.conclude(hook, scope, verdict, deadline=deadline)
 
@@ -131,6 +132,8 @@ class Pipeline:
         Each is told the verdict that was given; the first hang-up that one of them answers stands in its place.
         """
         about = "deny" if verdict.denies else "ok"
+        if not verdict.denies and not self.calls["ok"]:
+            return verdict
         session = _session(scope)
         session.denied_for_good |= verdict.permanent
         stands = verdict
@@ -196,10 +199,10 @@ class Pipeline:
         timeout_s = min(options.timeout, deadline.remaining())
         if timeout_s <= 0:
             return Failure("timeout", "no time was left")
-        before = _Steering.of(scope)
+        before = _steering(scope)
         answer = await call(arguments, timeout_s)
         if options.mode == "observe" or isinstance(answer, Failure):
-            before.restore(scope)
+            _steer_back(scope, before)
         return answer
 
     @staticmethod
@@ -210,26 +213,28 @@ class Pipeline:
         return UNAVAILABLE if refuses and policy[failure.reason] == "defer" else DECLINED
 
 
-@dataclass(frozen=True, slots=True)
-class _Steering:
-    """What a hook may change beside notes and the message: put back when a plugin is only observed, or failed."""
+_Steering = tuple[tuple["Overrides", ...] | tuple["Address", ...], ...]
 
-    overrides: list[tuple[Scope, tuple[Overrides, ...]]]
-    targets: tuple[Address, ...]
 
-    @classmethod
-    def of(cls, scope: Scope) -> _Steering:
-        scopes: list[Scope] = [scope, _session(scope)]
-        if isinstance(scope, Recipient):
-            scopes.append(scope.transaction)
-        targets = scope.targets if isinstance(scope, Recipient) else ()
-        return cls([(one, one.overrides) for one in scopes], targets)
+def _steering(scope: Scope) -> _Steering:
+    """Return what a hook may change beside notes and the message, to put back if it is only observed, or fails."""
+    match scope:
+        case Session():
+            return (scope.overrides,)
+        case Transaction():
+            return (scope.session.overrides, scope.overrides)
+        case Recipient(transaction=transaction):
+            return (transaction.session.overrides, transaction.overrides, scope.overrides, scope.targets)
 
-    def restore(self, scope: Scope) -> None:
-        for one, overrides in self.overrides:
-            one.overrides = overrides
-        if isinstance(scope, Recipient):
-            scope.targets = self.targets
+
+def _steer_back(scope: Scope, before: Any) -> None:
+    match scope:
+        case Session():
+            (scope.overrides,) = before
+        case Transaction():
+            scope.session.overrides, scope.overrides = before
+        case Recipient(transaction=transaction):
+            transaction.session.overrides, transaction.overrides, scope.overrides, scope.targets = before
 
 
 def _comparable_options(plugin: Plugin[Any], recipient: Recipient) -> object:

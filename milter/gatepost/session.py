@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 Notes: TypeAlias = dict[str, dict[str, Any]]
 """Notes by plugin name. Plain data: strings, numbers, lists, dicts, None."""
+
+
+@lru_cache(maxsize=4096)
+def _parse_ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +66,7 @@ class Session:
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         """The client's address, an IPv4 one mapped into IPv6 as IPv4; None when it is unknown."""
-        try:
-            ip = ipaddress.ip_address(self.address)
-        except ValueError:
-            return None
-        return getattr(ip, "ipv4_mapped", None) or ip
+        return _parse_ip(self.address)
 
     def override(self, overrides: Overrides) -> None:
         """Change plugin options for everything that this client does from now on."""

@@ -35,6 +35,9 @@ MAX_AGE_S = 60.0
 GREETING_TIMEOUT_S = 10.0
 """For connection, banner and EHLO. With its process limit full, the kernel accepts and no banner comes (POSTFIX.md)."""
 
+WATCH_INTERVAL_S = 0.25
+"""How often late replies are looked for. A timer for each command would cost a tenth of a message's time here."""
+
 _log = structlog.get_logger("gatepost.inner")
 
 
@@ -57,10 +60,13 @@ class InnerConnection(asyncio.Protocol):
         self.messages = 0
         self.failure: str | None = None
         """Why the connection is of no more use; None while it is good."""
+        self.on_lost: Callable[[InnerConnection], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
         """Told False when the connection takes no more for now, True when it does again or has failed."""
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0
+        self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember our end of the connection, which is what the milter session will be known by."""
@@ -84,6 +90,8 @@ class InnerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Whoever waits gets an InnerUnavailable."""
+        if self.on_lost is not None:
+            self.on_lost(self)
         self._fail(f"connection lost: {exc}" if exc else "connection closed")
 
     def pause_writing(self) -> None:
@@ -113,18 +121,21 @@ class InnerConnection(asyncio.Protocol):
         while len(self._replies) < replies:
             if self.failure is not None:
                 raise InnerUnavailable(self.failure)
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
+            self._due = deadline.at
             try:
-                async with asyncio.timeout(deadline.remaining()):
-                    await self._waiter
-            except TimeoutError:
-                self.close("no reply in time")
+                await self._waiter
             except asyncio.CancelledError:
                 self.close("given up")
                 raise
             finally:
                 self._waiter = None
         return [self._replies.popleft() for _ in range(replies)]
+
+    def close_if_late(self, now: float) -> None:
+        """Close if the replies that are waited for have not come by their deadline."""
+        if self._waiter is not None and now >= self._due:
+            self.close("no reply in time")
 
     def close(self, reason: str) -> None:
         """Close at once. Before the dot is sent this takes the whole message back: nothing is queued (POSTFIX.md)."""
@@ -155,6 +166,7 @@ class InnerPool:
         self._address = (endpoint.host, endpoint.port)
         self._hostname = hostname
         self._idle: list[InnerConnection] = []
+        self._open: set[InnerConnection] = set()
         self._generation = 0
         self._warned = False
 
@@ -172,9 +184,11 @@ class InnerPool:
         loop = asyncio.get_running_loop()
         deadline = Deadline.after(min(GREETING_TIMEOUT_S, deadline.remaining()))
         connection = InnerConnection(self._generation)
+        connection.on_lost = self._open.discard
         try:
             async with asyncio.timeout(deadline.remaining()):
                 await loop.create_connection(lambda: connection, *self._address)
+            self._open.add(connection)
             (banner,) = await connection.command(b"", 1, deadline)
             if not banner.is_positive:
                 raise InnerUnavailable(f"does not greet: {banner.code} {banner.text}")
@@ -214,6 +228,14 @@ class InnerPool:
         self._generation += 1
         while self._idle:
             _retire(self._idle.pop())
+
+    async def watch(self) -> None:
+        """Close connections whose replies are late, for ever; to be run as a task."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = monotonic()
+            for connection in tuple(self._open):
+                connection.close_if_late(now)
 
     async def tend(self) -> None:
         """Close idle connections as they get old, for ever; to be run as a task."""

@@ -36,6 +36,9 @@ LAST_WORD_S = 5.0
 over by then; what is queued cannot be taken back, and the front still waits (`ANSWER_MARGIN_S`), so the truth is worth
 it: a 451 now would make the client send a duplicate."""
 
+HELD_BYTES = 16 * 1024
+"""The most content that is held back until more comes."""
+
 ALREADY_ACCEPTED = Reply.of(250, "Ok", "2.1.5")
 
 
@@ -59,6 +62,7 @@ class InnerTransaction:
         self._mail = mail
         self._accepted: list[_Sent] = []
         self._final: Reply | None = None
+        self._held = b""
         self.connection: InnerConnection | None = None
         """None before the first recipient, and after an end of any kind."""
 
@@ -155,9 +159,19 @@ class InnerTransaction:
         await self._send_again(await self._pool.open(deadline), deadline)
 
     def write(self, chunk: bytes) -> None:
-        """Pass content on; silently nothing once the connection has failed, which `end` will tell."""
+        """Pass content on; silently nothing once the connection has failed, which `end` will tell.
+
+        A small chunk is held until the next one, or the dot, so that the end of a message is one write and wakes the
+        inner smtpd once.
+        """
         if self.connection is not None and self.connection.is_good:
-            self.connection.transport.write(chunk)
+            if self._held:
+                self.connection.transport.write(self._held)
+            if len(chunk) <= HELD_BYTES:
+                self._held = chunk
+            else:
+                self._held = b""
+                self.connection.transport.write(chunk)
 
     async def end(self, deadline: Deadline) -> Reply:
         """Send the dot and return the inner smtpd's word on the message. After this nothing can be taken back."""
@@ -176,7 +190,7 @@ class InnerTransaction:
         self._lease.deadline = deadline
         connection = self.connection
         try:
-            (reply,) = await connection.command(END_OF_CONTENT, 1, Deadline(deadline.at + LAST_WORD_S))
+            (reply,) = await connection.command(self._held + END_OF_CONTENT, 1, Deadline(deadline.at + LAST_WORD_S))
         except InnerUnavailable as error:
             return self._give_up(error)
         self._leases.remove(connection.key)

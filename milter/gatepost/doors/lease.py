@@ -9,6 +9,7 @@ The table is read from libmilter's threads and written from the event loop's: si
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _PARTS: dict[str, frozenset[Part]] = {
 }
 
 
+@lru_cache
 def parts_for(content_hooks: frozenset[str]) -> frozenset[Part]:
     """Return what the milter must negotiate for these hooks; empty when there are none."""
     return frozenset[Part]().union(*(_PARTS[hook] for hook in content_hooks))

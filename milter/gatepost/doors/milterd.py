@@ -145,7 +145,8 @@ class MilterDoor:
             skip |= milter.P_NOBODY
         if offered_actions & _EDITS != _EDITS:
             covered.discard("edit")
-        no_reply = _NO_REPLY & offered
+        # With nothing to look at, the whole session is accepted at CONNECT, which must be answered for that.
+        no_reply = _NO_REPLY & offered if needs else 0
         options[0] = offered_actions & _EDITS if "edit" in needs else 0
         options[1] = offered & (skip | no_reply | milter.P_HDR_LEADSPC)
         options[2] = options[3] = 0
@@ -157,6 +158,9 @@ class MilterDoor:
         if family in {socket.AF_INET, socket.AF_INET6}:
             session.key = (address[0], address[1])
         session.daemon_name = ctx.getsymval("{daemon_name}")
+        if not session.covered and not self._needs():
+            # Safe across a reload: no lease is covered by this session, so a transaction that needs more gets another.
+            return milter.ACCEPT
         return milter.NOREPLY if session.no_reply & milter.P_NR_CONN else milter.CONTINUE
 
     def _on_mail(self, ctx: Any, *arguments: bytes) -> int:

@@ -67,6 +67,7 @@ class ProxyConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._lost = False
         self._received_at = 0.0
         self._hello = b""
@@ -87,7 +88,7 @@ class ProxyConnection(asyncio.Protocol):
         self._throttle = Throttle(self._transport)
         self._backpressure = Backpressure(self._throttle, self._board.reply_budget_s)
         self._write(self._board.banner)
-        self._task = asyncio.get_running_loop().create_task(self._serve())
+        self._task = self._loop.create_task(self._serve())
         self._board.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -119,13 +120,14 @@ class ProxyConnection(asyncio.Protocol):
     async def _next_event(self) -> FrontEvent | None:
         """Return the next event; None when there will be none any more."""
         while (event := self._machine.next_event()) is None:
-            self._throttle.release("behind")
+            if self._throttle.is_holding:
+                self._throttle.release("behind")
             if self._lost or self._transport.is_closing():
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
-        if self._machine.buffered <= READ_AHEAD_BYTES:
+        if self._throttle.is_holding and self._machine.buffered <= READ_AHEAD_BYTES:
             self._throttle.release("behind")
         return event
 

@@ -8,6 +8,7 @@ Without the edge door nobody tells when a client leaves, so a session ends when 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -54,6 +55,9 @@ class SessionTable:
         self._clock = clock
         self._pipeline = pipeline
         self._entries: dict[Key, Entry] = {}
+        # Session ids are unique across restarts, too: three bytes at random, then a number.
+        self._run = secrets.token_hex(3)
+        self._numbers = itertools.count(0x100)
         self._ended: set[asyncio.Task[None]] = set()
 
     def join(self, xforward: Xforward, peer: str) -> Entry:
@@ -69,7 +73,7 @@ class SessionTable:
             entry = None
         if entry is None:
             session = Session(
-                id=secrets.token_hex(5),
+                id=f"{self._run}{next(self._numbers):x}",
                 address=xforward.addr or peer,
                 port=xforward.port,
                 name=xforward.name,

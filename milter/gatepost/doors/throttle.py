@@ -28,6 +28,11 @@ class Throttle:
         self._transport = transport
         self._reasons: set[Reason] = set()
 
+    @property
+    def is_holding(self) -> bool:
+        """True while nothing is read."""
+        return bool(self._reasons)
+
     def hold(self, reason: Reason) -> None:
         """Read no more until the reason is gone; while nothing is read, the peer's end goes unnoticed."""
         if not self._reasons and not self._transport.is_closing():

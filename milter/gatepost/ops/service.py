@@ -86,7 +86,7 @@ class Service:
             self._server = await loop.create_unix_server(make, sock=listener, backlog=LISTEN_BACKLOG)
         else:
             self._server = await loop.create_server(make, sock=listener, backlog=LISTEN_BACKLOG)
-        for forever in (self.board.sessions.expire(), self.board.pool.tend()):
+        for forever in (self.board.sessions.expire(), self.board.pool.tend(), self.board.pool.watch()):
             self._spawn(forever)
         plugins = " ".join(loaded.name for loaded in pipeline.plugins) or "none"
         _log.info("ready", listen=self.config.proxy.listen, milter=self.config.milter.socket, plugins=plugins)

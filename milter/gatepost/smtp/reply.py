@@ -62,6 +62,10 @@ class Reply:
     @classmethod
     def from_wire(cls, wire_lines: list[bytes]) -> Reply:
         """Return the reply that these lines (without line ends) make up; the caller has checked their form."""
+        return _from_wire(tuple(wire_lines))
+
+    @classmethod
+    def _parse(cls, wire_lines: tuple[bytes, ...]) -> Reply:
         code = int(wire_lines[0][:3])
         lines: list[str] = []
         enhanced = None
@@ -117,6 +121,12 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return _NOT_ASCII.sub("?", _CONTROL.sub(" ", text))
+
+
+@lru_cache(maxsize=512)
+def _from_wire(wire_lines: tuple[bytes, ...]) -> Reply:
+    """Parse a reply; nearly all that an inner smtpd says is one of a dozen."""
+    return Reply._parse(wire_lines)
 
 
 @lru_cache(maxsize=512)

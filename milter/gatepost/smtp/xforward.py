@@ -26,6 +26,8 @@ _UNKNOWN = frozenset({_UNAVAILABLE, b"[TEMPUNAVAIL]"})
 _IPV6 = "IPv6:"
 # xtext (RFC 3461 section 4) as Postfix's xtext_quote writes it: `+` and all but printable ASCII is escaped.
 _ESCAPED = re.compile(rb"\+([0-9A-Fa-f]{2})")
+_NAMES = {name.encode(): name for name in ATTRIBUTES}
+_FIELDS = {name: name.lower() for name in ATTRIBUTES}
 _TO_ESCAPE = re.compile(rb"[^!-*,-~]")
 
 
@@ -47,7 +49,7 @@ class Xforward:
 
     def updated(self, argument: bytes) -> Xforward:
         """Return this with what one more XFORWARD command says; the front sends as many as it needs."""
-        changes: dict[str, Any] = {name.lower(): value for name, value in parse(argument).items()}
+        changes: dict[str, Any] = {_FIELDS[name]: value for name, value in parse(argument).items()}
         if (port := changes.get("port")) is not None:
             changes["port"] = int(port) if port.isascii() and port.isdecimal() else None
         return replace(self, **changes)
@@ -62,10 +64,10 @@ def parse(argument: bytes) -> dict[str, str | None]:
     attributes: dict[str, str | None] = {}
     for word in argument.split():
         name_bytes, _, value = word.partition(b"=")
-        name = name_bytes.decode("ascii", "replace").upper()
-        if name not in ATTRIBUTES or not value:
+        name = _NAMES.get(name_bytes.upper())
+        if name is None or not value:
             continue
-        if value.upper() in _UNKNOWN:
+        if value.startswith(b"[") and value.upper() in _UNKNOWN:
             attributes[name] = None
             continue
         text = _decode(value)
@@ -99,7 +101,7 @@ def encode(xforward: Xforward, offered: frozenset[str] = frozenset(ATTRIBUTES)) 
 
 
 def _value(xforward: Xforward, name: str) -> bytes:
-    value = getattr(xforward, name.lower())
+    value = getattr(xforward, _FIELDS[name])
     if value is None:
         return b"REMOTE" if name == "SOURCE" else _UNAVAILABLE
     text = str(value)

@@ -253,9 +253,7 @@ class ProxyConnection(asyncio.Protocol):
             if xforward.helo is None and self._hello and not xforward.addr:
                 # Not a Postfix front: the peer itself is the client.
                 xforward = Xforward(helo=self._hello.decode("utf-8", "replace"))
-            peer = self._transport.get_extra_info("peername")
-            address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
-            self._entry = self._board.sessions.join(xforward, address)
+            self._entry = self._board.sessions.join(xforward, xforward.addr or self._peer_address())
         entry = self._entry
         if not entry.greeted:
             async with entry.greeting:
@@ -263,6 +261,10 @@ class ProxyConnection(asyncio.Protocol):
                     await greet(self._board.pipeline, entry.session, deadline)
                     entry.greeted = True
         return entry
+
+    def _peer_address(self) -> str:
+        peer = self._transport.get_extra_info("peername")
+        return peer[0] if isinstance(peer, tuple) else "127.0.0.1"
 
     def _leave_session(self) -> None:
         if self._entry is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gatepost.config import Config, load_config
+from gatepost.config import Config, StoreSection, load_config
 from gatepost.doors.milter_socket import SocketError
 from gatepost.doors.milterd import MilterDoor
 from gatepost.doors.proxy import ProxyConnection
@@ -63,6 +63,7 @@ class Service:
         From here on SIGTERM and SIGINT end the daemon in order, and SIGHUP reloads.
         """
         self._take_signals()
+        _make_state_directory(self.config)
         try:
             self.store = open_store(self.config.store.url)
         except ConfigError as error:
@@ -175,6 +176,14 @@ async def load_pipeline(config: Config, store: Store) -> Pipeline:
         await pipeline.stop()
         raise
     return pipeline
+
+
+def _make_state_directory(config: Config) -> None:
+    """Make /var/lib/gatepost where the configuration does not say otherwise, so that the built-in default works."""
+    if config.store.url == StoreSection().url:
+        # Without the right to it, opening the store says what is missing.
+        with suppress(OSError):
+            Path(config.store.url.removeprefix("sqlite:")).parent.mkdir(mode=0o750, exist_ok=True)
 
 
 def _listen(endpoint: Endpoint) -> socket.socket:

@@ -11,6 +11,7 @@ import grp
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,14 @@ def prepare_path(path: Path) -> None:
             raise SocketError(f"cannot tell whether {path} is in use: {error.strerror}") from error
         else:
             raise SocketError(f"{path} is in use: another gatepost runs with this [milter] socket")
+
+
+def give_to_postfix(path: Path) -> None:
+    """Give a socket group postfix where its directory has not done so, if we may: root may, in any directory."""
+    with suppress(KeyError, OSError):
+        group = grp.getgrnam("postfix").gr_gid
+        if path.stat().st_gid != group:
+            os.chown(path, -1, group)
 
 
 def why_not(endpoint: Endpoint) -> int:

@@ -26,7 +26,7 @@ import milter
 import structlog
 
 from gatepost.doors.milter_edit import apply_edit
-from gatepost.doors.milter_socket import SocketError, knock, prepare_path, why_not
+from gatepost.doors.milter_socket import SocketError, give_to_postfix, knock, prepare_path, why_not
 from gatepost.message import BodyWriter, Header, Headers, Message
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class MilterDoor:
             raise SocketError(f"cannot listen at {self._endpoint}: {os.strerror(why_not(self._endpoint))}") from error
         finally:
             os.umask(umask)
+        if self._endpoint.path is not None:
+            give_to_postfix(Path(self._endpoint.path))
 
     def start(self) -> None:
         """Serve, in a thread of its own; the running event loop gets the messages."""

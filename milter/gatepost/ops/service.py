@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gatepost.config import Config, StoreSection, load_config
-from gatepost.doors.milter_socket import SocketError
+from gatepost.doors.milter_socket import SocketError, give_to_postfix
 from gatepost.doors.milterd import MilterDoor
 from gatepost.doors.proxy import ProxyConnection
 from gatepost.doors.switchboard import Switchboard
@@ -204,6 +204,8 @@ def _listen(endpoint: Endpoint) -> socket.socket:
         raise SocketError(f"cannot listen at {endpoint} ([proxy] listen): {error.strerror}") from error
     finally:
         os.umask(umask)
+    if endpoint.path is not None:
+        give_to_postfix(Path(endpoint.path))
     listener.setblocking(False)
     return listener
 

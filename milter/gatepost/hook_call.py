@@ -2,11 +2,11 @@
 
 This is one of the two places that catch every exception. What went wrong comes back as a `Failure`, never raised.
 
-Theory of operation. A plain hook is called on the spot; it may return a coroutine, for the cases in which it has to
-wait. That, and an `async def` hook, gets a task of its own: when its time is over the task is cancelled and left, so
-that a hook that swallows the cancellation holds nobody up. The task's steps are timed, so that one that holds the event
-loop is named. A plain hook of a `blocking` plugin runs in the plugin's own few
-threads; one that overruns cannot be stopped, keeps its thread until it is done, and can starve only its own plugin.
+Theory of operation. A hook is called on the spot. Where that gives a coroutine, because it is an `async def` or has to
+wait this once, the coroutine gets a task of its own: when its time is over the task is cancelled and left, so that a
+hook that swallows the cancellation holds nobody up. What runs on the event loop is timed, so that a step that holds it
+is named. A plain hook of a `blocking` plugin runs in the plugin's own few threads; one that overruns cannot be stopped,
+keeps its thread until it is done, and can starve only its own plugin.
 """
 
 from __future__ import annotations
@@ -51,15 +51,14 @@ class Failure:
 class HookCall:
     """One hook of one plugin, ready to be called again and again."""
 
-    __slots__ = ("_call", "_is_async", "_method", "hook", "loaded")
+    __slots__ = ("_call", "_method", "hook", "loaded")
 
     def __init__(self, loaded: LoadedPlugin, hook: str, threads: ThreadPoolExecutor | None) -> None:
         self.loaded = loaded
         self.hook = HOOKS[hook]
         self._method: Callable[..., Any] = getattr(loaded.plugin, hook)
         self._call: Callable[[tuple[Any, ...], float], Coroutine[Any, Any, Any]] | None
-        self._is_async = inspect.iscoroutinefunction(self._method)
-        if threads is not None and not self._is_async:
+        if threads is not None and not inspect.iscoroutinefunction(self._method):
             self._call = lambda arguments, timeout: _in_thread(threads, self._method, arguments, timeout)
         else:
             self._call = None
@@ -68,8 +67,6 @@ class HookCall:
         """Ask the plugin; within `timeout_s` seconds, which must be positive, return its verdict or what went wrong."""
         if self._call is not None:
             answer = await self._call(arguments, timeout_s)
-        elif self._is_async:
-            answer = await self._in_task(self._method(*arguments), timeout_s)
         else:
             answer = self._on_the_spot(arguments)
             if isinstance(answer, CoroutineType):

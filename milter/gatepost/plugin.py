@@ -1,8 +1,8 @@
 """What plugin authors subclass.
 
 A method named after a hook (`gatepost.hooks`) is registered for it; the table says with which arguments, and what it
-may answer. `async def` hooks may await; plain `def` hooks are for work under a millisecond, or run in a thread when
-the class says `blocking = True`.
+may answer. `async def` hooks may await; plain `def` hooks are for work under a millisecond (one that has to wait
+now and then may return a coroutine), or run in a thread when the class says `blocking = True`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json as json_format
 import os
 import sys
@@ -40,9 +39,6 @@ app.command(store_app)
 app.command(postfix_app)
 app.command(demo)
 
-GC_THRESHOLD = 20_000
-"""New objects between two runs of the garbage collector; Python's 700 are made by two messages."""
-
 THREAD_GRACE_S = 1.0
 """How long a thread may take to end after everything else has."""
 
@@ -73,10 +69,6 @@ def run(*, config: ConfigFile = None, log_level: str = "info") -> int:
 async def _serve(settings: Config) -> None:
     service = Service(settings)
     await service.start()
-    # What is loaded by now lives as long as the daemon: the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
     await service.run_until_stopped()
 
 

@@ -27,6 +27,7 @@ _SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr
 # Below Linux's ephemeral ports (32768 and up): no outgoing connection of the host can take one between our look and
 # Postfix's bind().
 _PORTS: Final = range(20000, 32000)
+_given_ports: set[int] = set()
 
 _MAIN_CF: Final = {
     "compatibility_level": "3.6",
@@ -121,12 +122,15 @@ def write_configuration(directory: Path, main: Mapping[str, str], services: Sequ
 
 
 def free_loopback_port() -> int:
-    """Return a TCP port that nothing on 127.0.0.1 listens on now."""
+    """Return a TCP port that nothing on 127.0.0.1 listens on now, and that this process was not given before."""
     for port in random.sample(_PORTS, 200):
+        if port in _given_ports:
+            continue  # it may still be about to be listened on
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
+                _given_ports.add(port)
                 return port
     raise ConfigError(f"no free port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop}: stop what holds them")
 

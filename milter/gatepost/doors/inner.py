@@ -36,7 +36,7 @@ GREETING_TIMEOUT_S = 10.0
 """For connection, banner and EHLO. With its process limit full, the kernel accepts and no banner comes (POSTFIX.md)."""
 
 WATCH_INTERVAL_S = 0.25
-"""How often late replies are looked for. A timer for each command would cost a tenth of a message's time here."""
+"""How often late replies are looked for. One task does it for all, instead of a timer for each command."""
 
 _log = structlog.get_logger("gatepost.inner")
 

@@ -5,6 +5,7 @@ What is imported here is the whole public API for plugin authors; `gatepost.test
 
 from __future__ import annotations
 
+from gatepost.action import Action, denial
 from gatepost.address import Address
 from gatepost.errors import ConfigError, ConfigErrors, Unavailable
 from gatepost.message import Body, Header, Headers, Message, Part
@@ -17,6 +18,7 @@ from gatepost.session import Recipient, Session, Transaction
 from gatepost.verdict import Declined, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Ok, Verdict
 
 __all__ = [
+    "Action",
     "Address",
     "Body",
     "ConfigError",
@@ -46,4 +48,5 @@ __all__ = [
     "Unavailable",
     "Verdict",
     "WatchedFile",
+    "denial",
 ]

@@ -30,6 +30,7 @@ bench: setup ## throughput beside Postfix alone
 
 docs: setup ## pages that are made from the source
 	$(bin)/python -m gatepost.hooks_page > docs/hooks.md
+	$(bin)/python -m gatepost.plugins_page > docs/plugins.md
 
 lock: ## requirements.lock anew, newest versions that pyproject.toml allows
 	@./tools/setup --lock

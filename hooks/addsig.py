@@ -25,8 +25,8 @@ FILES
     The transfer encoding stays, but for a 7bit part that has to become quoted-printable.
 
     Left alone: what is signed or encrypted (DKIM, ARC, S/MIME, PGP), since it would be broken; delivery reports;
-    messages above content.mime_limit; texts that cannot be decoded; texts that end with the signature already. The log
-    says which and why.
+    messages above content.mime_limit, or with their text in more than eight forms; texts that cannot be decoded; texts
+    that end with the signature already. The log says which and why.
 
 REPLIES
     None.
@@ -60,6 +60,8 @@ SEALED_TYPES = {
 }
 PGP = re.compile(rb"^-----BEGIN PGP (?:SIGNED )?MESSAGE-----", re.MULTILINE)
 HTML_ENDS = (re.compile("</body", re.IGNORECASE), re.compile("</html", re.IGNORECASE))
+# Plain, HTML and a few more. Each edit looks at the whole message again: four hundred would take two seconds.
+MAX_TEXTS = 8
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\r\n\t"
 
 
@@ -100,6 +102,9 @@ class Addsig(Plugin[Options]):
             self.log.info("left unsigned", txn=transaction.id, reason=reason)
             return
         parts = list(text_parts(root))
+        if len(parts) > MAX_TEXTS:
+            self.log.info("left unsigned", txn=transaction.id, reason=f"its text comes in {len(parts)} forms")
+            return
         for part in parts:
             if part.content_type == "text/html" and options.html == "off":
                 continue

@@ -46,9 +46,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from gatepost import Address, ConfigError, ConfigErrors, Deny, Overrides, Plugin, PluginOptions, Recipient, Transaction
+from gatepost import (
+    Address,
+    ConfigError,
+    ConfigErrors,
+    Deny,
+    Fixed,
+    Overrides,
+    Plugin,
+    PluginOptions,
+    Recipient,
+    Transaction,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +71,7 @@ LOOP = Deny("alias loop", enhanced="5.4.6", code=550)
 class Options(PluginOptions):
     """What the manual above says."""
 
-    file: Path
+    file: Annotated[Path, Fixed]
     detail_delimiter: str = "+"
 
 
@@ -86,6 +97,12 @@ class Aliases(Plugin[Options]):
         recipient.override(entry.overrides)
         return None
 
+    @property
+    def recipients(self) -> list[Listing]:
+        """Every address of the file, read afresh; for `gatepost postfix doctor`, which runs no `init`."""
+        table: Table = self.watch(self.options().file, self._read).value
+        return table.listings()
+
     def _read(self, text: str, path: Path) -> Table:
         table = _parse(text, path, self.options().detail_delimiter, self.parse_overrides)
         for lines in table.loops():
@@ -106,6 +123,15 @@ class Entry:
 
     line: int
     targets: tuple[Address, ...]
+    overrides: Overrides
+
+
+class Listing(NamedTuple):
+    """One address with what its line says, and where its mail goes in the end: nowhere, if that is a circle."""
+
+    address: Address
+    targets: tuple[Address, ...]
+    ends: tuple[Address, ...]
     overrides: Overrides
 
 
@@ -176,6 +202,14 @@ class Table:
         seen: set[tuple[Entry, str]] = set()
         loops = (loop for key in self.entries for loop in self._follow(Address(*key), seen).loops)
         return list(dict.fromkeys(", ".join(map(str, loop)) for loop in loops))
+
+    def listings(self) -> list[Listing]:
+        """Return every address; `*` for whatever else there is in its domain."""
+        return [
+            Listing(address, entry.targets, self.expand(address).targets, entry.overrides)
+            for key, entry in self.entries.items()
+            for address in (Address(*key),)
+        ]
 
     def targets_without_entry(self) -> list[str]:
         """Return `line 12: gina@wsr.ac.at` for each target that would be refused if a client named it."""

@@ -4,8 +4,9 @@ HOOKS
     deny        after every denial, by whichever plugin
 
 OPTIONS
-    limit       4: so many refusals are allowed to one connection; the next one hangs up
-    count       "permanent": only refusals for good (5xx) count; "all": those for now (4xx) count, too
+    limit               4: so many refusals are allowed to one connection; the next one hangs up
+    count               "permanent": only refusals for good (5xx) count; "all": those for now (4xx) count, too
+    skip_whitelisted    true: refusals of a client, sender or recipient that is whitelisted do not count
 
 REPLIES
     521 too many refused commands
@@ -30,6 +31,7 @@ class Options(PluginOptions):
 
     limit: int = Field(default=4, ge=0)
     count: Literal["permanent", "all"] = "permanent"
+    skip_whitelisted: bool = True
 
 
 class CountDenies(Plugin[Options]):

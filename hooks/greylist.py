@@ -13,12 +13,14 @@ OPTIONS
     key             ["remote_ip", "sender", "recipient"]: which of them must be the same to be known
     black_timeout   "50m": from the first contact, this long everything is refused
     grey_timeout    "3h20m": after that, this long a retry is waited for
-    white_timeout   "36d": this long without mail, and a known contact is forgotten
+    white_timeout   "36d": this long without mail, and a known contact is forgotten; it is counted to a hundredth, so
+                    that not every message writes to the store
     ipv4_prefix     24: IPv4 clients of one /24 are the same client
     ipv6_prefix     64: IPv6 clients of one /64 are the same client
     deny_late       false: true decides at DATA
     text            "This mail is temporarily denied"
     skip_authenticated  true: a client that has logged in is not asked
+    skip_whitelisted    true: nor is one, a sender or a recipient that is whitelisted
 
     For some recipients only: mode = "off" here, and `greylist` as an option in the file of `aliases`. Exceptions for
     clients: `greylist=off` in the file of `client_options`. Both plugins stand before this one.
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
+FRESH = 0.99
+"""A known contact with more than this part of white_timeout left is not written again."""
+
+
 class Options(PluginOptions):
     """What the manual above says; times in seconds."""
 
@@ -59,6 +65,7 @@ class Options(PluginOptions):
     deny_late: bool = False
     text: str = "This mail is temporarily denied"
     skip_authenticated: bool = True
+    skip_whitelisted: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -98,6 +105,8 @@ class Greylist(Plugin[Options]):
                     return Put(now, now + black + grey, True)
                 case int() | float() as first if now < first + black:
                     return Keep(True)
+                case "white" if entry and now + white * FRESH < (entry.expires_at or 0) <= now + white:
+                    return Keep(False)
                 case _:
                     return Put("white", now + white, False)
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gatepost import config as config_module
-from gatepost.config import Config, TomlPlaces, load_config, parse_config
+from gatepost.config import Config, load_config, parse_config, read_config, read_text
 from gatepost.errors import ConfigError, ConfigErrors
+from gatepost.toml_text import TomlPlaces
 
 FILE = Path("/etc/gatepost/gatepost.toml")
 
@@ -82,7 +83,7 @@ black_timeout = "5m"
     [
         ("[proxy]\nlistn = 1", "2: there is no key 'listn' here: did you mean 'listen'?"),
         ("[proxi]\nlisten = 1", "1: there is no key 'proxi' here: did you mean 'proxy'?"),
-        ("listen = 1", "1: there is no key 'listen' here: there are content, hooks, milter, plugin, proxy, store"),
+        ("listen = 1", "1: there is no key 'listen' here: there are content, dns, hooks, milter, plugin, proxy, store"),
         ("file = 'x'", "1: there is no key 'file' here"),
         ("plugins = []", "1: there is no key 'plugins' here: did you mean 'plugin'?"),
         ("lines = {}", "1: there is no key 'lines' here"),
@@ -110,12 +111,12 @@ black_timeout = "5m"
         ("[plugin]\nname = 'x'", "1: write each plugin as a table of its own, [[plugin]]"),
         ("plugin = ['greylist']", "1: write each plugin as a table of its own, [[plugin]]"),
         ("[[plugin]]\nfile = 'x'", "1: a [[plugin]] needs a name"),
-        ("[[plugin]]\nname = 1", "1: a [[plugin]] needs a name"),
+        ("[[plugin]]\nname = 1", "2: a [[plugin]] needs a name"),
         ("[[plugin]]\n\nname = 'count-denies'", "3: 'count-denies' is no plugin's name"),
-        ("[[plugin]]\nname = 'a'\n[[plugin]]\nname = 'a'", "3: plugin a stands here twice, first in line 1"),
+        ("[[plugin]]\nname = 'a'\n[[plugin]]\nname = 'a'", "4: plugin a stands here twice, first in line 2: del"),
         ("[proxy]\nlisten = ", "2: not TOML: Invalid value"),
         ("[proxy]\nlisten = '1.2.3.4:5'\n\n[proxy]\n", "4: not TOML: Cannot declare"),
-        ("a = [\n\n", "3: not TOML: "),
+        ("a = [\n\n", "1: not TOML: "),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(text: str, expected: str) -> None:
@@ -130,6 +131,77 @@ def test_every_mistake_is_told_in_one_pass_in_the_order_of_the_file() -> None:
     )
 
     assert [error.partition(":")[0] for error in errors] == ["1", "4", "5", "7", "9"]
+
+
+def test_what_is_right_is_read_around_what_is_wrong() -> None:
+    config, errors = read_text(
+        "[proxy]\nmax_sessions = 0\nfront_timeout = '50s'\n[dns]\nnameservers = ['x', '192.0.2.1', 'y']\n"
+        "timeout = '2s'\n[milter]\nedge = maybe\nedge_timeout = '3s'\n[content]\nx = 1\ndefer_limit = 2\n"
+        "[[plugin]]\nname = 'loop'\nmax = 3\n",
+        FILE,
+    )
+
+    assert [error.line for error in errors] == [2, 5, 5, 8, 11]
+    assert (config.proxy.max_sessions, config.proxy.front_timeout) == (500, 50.0)
+    assert (config.dns.nameservers, config.dns.timeout) == ((), 2.0)
+    assert (config.milter.edge_timeout, config.content.defer_limit) == (3.0, 2)
+    assert [(entry.name, entry.options) for entry in config.plugins] == [("loop", {"max": 3})]
+    assert config.left_out == {"proxy.max_sessions", "dns.nameservers", "content.x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out"),
+    [
+        ("", set()),
+        ("[proxy\nlisten = 1\n", {"plugin", "hooks.directory"}),
+        ("[hooks]\ndirectory = own\n", {"hooks.directory"}),
+        ("[hooks]\ndirectory = 3\n", {"hooks.directory"}),
+        ("[[plugin]]\nname = greylist\n", {"plugin"}),
+        ("[[plugin]]\nname = 'a b'\n", {"plugin"}),
+        ("[[plugin]]\nname = 'a'\nlimit = x\n", set()),
+    ],
+)
+def test_what_may_be_missing_for_a_mistake_is_known(text: str, left_out: set[str]) -> None:
+    assert read_text(text, FILE)[0].left_out == left_out
+
+
+def test_a_name_that_is_not_toml_is_one_mistake() -> None:
+    assert [error.partition(": ")[0] for error in errors_in("[[plugin]]\nname = greylist\nx = 1\n")] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[proxy]\nlisten = "127.0.0.1:10026"', "2: proxy.inner is 127.0.0.1:10026, and so is proxy.listen"),
+        ('[proxy]\nlisten = "localhost:10026"', "2: proxy.inner is 127.0.0.1:10026, and so is proxy.listen"),
+        ('[proxy]\nlisten = "0.0.0.0:10026"', "2: proxy.inner is 127.0.0.1:10026, and so is proxy.listen"),
+        ('[milter]\nsocket = "inet:127.0.0.1:10025"', "2: milter.socket is 127.0.0.1:10025, and so is proxy.listen"),
+        ('[milter]\nsocket = "inet:[::]:10026"', "2: milter.socket is [::]:10026, and so is proxy.inner"),
+        (
+            '[proxy]\nlisten = "unix:/run/a"\n[milter]\nsocket = "unix:/run/a"',
+            "4: milter.socket is unix:/run/a, and so is proxy.listen",
+        ),
+    ],
+)
+def test_an_address_for_two_is_a_mistake(text: str, expected: str) -> None:
+    (error,) = errors_in(text)
+
+    assert error.startswith(expected)
+    assert error.endswith("give each an address of its own")
+
+
+def test_addresses_that_differ_are_none() -> None:
+    parse_config('[proxy]\nlisten = "127.0.0.2:10026"\n[milter]\nsocket = "unix:/run/a"\n', FILE)
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_config("\ufeff[proxy]\nmax_sessions = 3\n", FILE).proxy.max_sessions == 3
+
+
+def test_a_value_of_any_length_is_shown_in_part() -> None:
+    (error,) = errors_in(f"[proxy]\nmax_sessions = {[0] * 1000}\n")
+
+    assert len(error) < 250
 
 
 def test_a_comment_with_an_exotic_line_separator_does_not_move_the_lines() -> None:
@@ -179,8 +251,17 @@ def test_a_file_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "gatepost.toml"
     file.write_bytes(b"# caf\xe9\n")
 
-    with pytest.raises(ConfigError, match="not UTF-8 text: save the file as UTF-8"):
+    with pytest.raises(ConfigError, match="toml:1: not UTF-8 text: save the file as UTF-8"):
         load_config(file)
+
+
+def test_a_file_that_is_not_utf8_is_read_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "gatepost.toml"
+    file.write_bytes(b"[proxy]\n# caf\xe9\nlistn = 1\n")
+
+    _, errors = read_config(file)
+
+    assert [error.line for error in errors] == [2, 3]
 
 
 def test_relative_paths_refer_to_the_directory_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

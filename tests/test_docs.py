@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gatepost import hooks_page
+from gatepost import PluginOptions, hooks_page, plugins_page
 from gatepost.config import Config, load_config
 from gatepost.hooks import EVENTS, HOOKS
 from gatepost.testing import gate
@@ -45,6 +46,10 @@ def run_tool(directory: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 def test_the_hooks_page_is_what_the_table_says() -> None:
     assert (ROOT / "docs" / "hooks.md").read_text() == hooks_page.page(), "run: make docs"
+
+
+def test_the_plugins_page_is_what_the_manuals_say() -> None:
+    assert (ROOT / "docs" / "plugins.md").read_text() == plugins_page.page(), "run: make docs"
 
 
 def test_the_hooks_page_names_every_hook_argument_and_event() -> None:
@@ -90,12 +95,47 @@ def test_the_sample_configuration_shows_every_key_with_its_default() -> None:
             continue
         assert getattr(sample, name) == getattr(default, name), name
         missing = set(section.model_fields) - set(shown[name])
-        assert missing <= {"directory"}, (name, missing)
+        assert missing <= {"directory", "nameservers"}, (name, missing)
 
 
-def test_the_sample_configuration_has_every_bundled_plugin() -> None:
-    shown = {entry["name"] for entry in tomllib.loads((SAMPLES / "gatepost.toml").read_text())["plugin"]}
-    assert shown == {file.stem for file in (ROOT / "hooks").glob("*.py")}
+@pytest.fixture
+def whole_sample(tmp_path: Path) -> Path:
+    """The sample with the entries that are comments in it, too."""
+    shutil.copytree(SAMPLES, tmp_path / "etc")
+    sample = tmp_path / "etc" / "gatepost.toml"
+    head, plugins = sample.read_text().split("[[plugin]]", 1)
+    head = head.removesuffix("# ")
+    sample.write_text(head + re.sub(r"^# ", "", "# [[plugin]]" + plugins, flags=re.MULTILINE))
+    return sample
+
+
+def test_every_entry_of_the_sample_is_good_when_it_is_no_comment(whole_sample: Path) -> None:
+    command = [sys.executable, "-m", "gatepost.ops.cli", "check", "--config", str(whole_sample)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_sample_shows_every_option_of_every_bundled_plugin_with_its_default(whole_sample: Path) -> None:
+    shown = {entry["name"]: entry for entry in tomllib.loads(whole_sample.read_text())["plugin"]}
+    assert set(shown) == {file.stem for file in (ROOT / "hooks").glob("*.py")}
+    for name, entry in shown.items():
+        options = runpy.run_path(str(ROOT / "hooks" / f"{name}.py")).get("Options", PluginOptions)
+        given = {key: value for key, value in entry.items() if key != "name"}
+        own = {key: field for key, field in options.model_fields.items() if key not in PluginOptions.model_fields}
+        assert set(own) <= set(given), f"{name}: {set(own) - set(given)} missing"
+        required = {key: value for key, value in given.items() if options.model_fields[key].is_required()}
+        assert options.model_validate(given) == options.model_validate(required), f"{name} shows other defaults"
+
+
+def test_every_command_that_prose_names_exists() -> None:
+    pages = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), ROOT / "CONTRIBUTING.md"]
+    named = {found for page in pages for found in re.findall(r"`gatepost((?: [a-z]+(?![\w:=./]))+)", page.read_text())}
+    assert len(named) > 3
+    for verbs in named:
+        command = [sys.executable, "-m", "gatepost.ops.cli", *verbs.split(), "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout
+        assert verbs in result.stdout, f"there is no gatepost{verbs}"
 
 
 def test_the_readme_links_to_files_that_are_there() -> None:
@@ -112,3 +152,11 @@ def test_every_bundled_plugin_opens_with_its_manual() -> None:
         assert manual.startswith(f"{file.stem}: ")
         for heading in ("HOOKS", "OPTIONS", "REPLIES", "FAILURE"):
             assert f"\n{heading}\n" in manual, f"{file.name} has no {heading}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "hooks").glob("*.py")), ids=lambda file: file.stem)
+def test_a_manual_names_every_option_of_its_plugin(file: Path) -> None:
+    options = runpy.run_path(str(file)).get("Options", PluginOptions)
+    manual = file.read_text().split('"""')[1]
+    own = set(options.model_fields) - set(PluginOptions.model_fields)
+    assert not {name for name in own if not re.search(rf"^ +{name}\b", manual, re.MULTILINE)}

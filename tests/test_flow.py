@@ -6,6 +6,7 @@ import pytest
 from tests.flow_plugins import Chooser, Early, Late, Listener, happened
 
 from gatepost import Address, Deny, DenyDisconnect, DenySoft, Plugin, Session, Transaction, Verdict
+from gatepost.deadline import Deadline
 from gatepost.testing import Client, gate
 
 LENIENT = {"disagree": "lenient"}
@@ -251,3 +252,15 @@ async def test_one_run_for_all_sees_the_recipients_options_and_keeps_its_notes()
 
     assert events("data", "post") == ["data a", "post a ['a'] ['Subject']"]
     assert client.transaction.notes["late"] == {"runs": ["a"]}
+
+
+async def test_after_a_refused_data_further_recipients_do_not_get_the_options_of_those_before() -> None:
+    async with gate(Chooser, Late) as made:
+        client = made.client()
+        await offer(client, "deny.data")
+        assert client.flow is not None
+        assert await client.flow.data(Deadline.after(10)) is not None
+        assert client.transaction.overrides != ()
+
+        await client.rcpt("rcpt@example.org")
+        assert client.transaction.overrides == ()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gatepost import pipeline as pipeline_module
 from gatepost.config import parse_config
 from gatepost.errors import ConfigError, ConfigErrors
 from gatepost.hooks import HOOKS
@@ -108,11 +109,11 @@ def test_arguments_may_have_any_name(load: Load) -> None:
         ),
         (
             "class Example(Plugin):\n    data = {}",
-            "example.py: data is the name of a hook, and here it is a dict: rename it",
+            "example.py:3: data is the name of a hook, and here it is a dict: rename it",
         ),
         (
             "class Example(Plugin):\n    @classmethod\n    def rcpt(cls, t, r): ...",
-            "example.py: rcpt is the name of a hook, and here it is a method: rename it",
+            "example.py:4: rcpt is the name of a hook, and here it is a method: rename it",
         ),
         (
             "class Example(Plugin):\n    def deny(self, s, h, v):\n        return Deny('no')",
@@ -128,12 +129,12 @@ def test_arguments_may_have_any_name(load: Load) -> None:
         ),
         ("class Example(Plugin):\n    x = (1", "example.py:3: not Python: '(' was never closed"),
         ("x = 1\n1 / 0\nclass Example(Plugin): ...", "example.py:3: cannot be loaded: ZeroDivisionError: division by"),
-        ("import not_installed_anywhere", "example.py:2: cannot be loaded: ModuleNotFoundError: No module named"),
+        ("import not_installed_anywhere", "example.py:2: cannot be loaded: No module named"),
         ("raise SystemExit(0)", "example.py:2: cannot be loaded: SystemExit: 0"),
-        ("", "example.py: a plugin file has one class that subclasses gatepost.Plugin; here are 0"),
+        ("", "example.py:1: a plugin file has one class that subclasses gatepost.Plugin; here are 0"),
         (
             "class One(Plugin): ...\nclass Two(Plugin): ...",
-            "example.py: a plugin file has one class that subclasses gatepost.Plugin; here are 2",
+            "example.py:3: a plugin file has one class that subclasses gatepost.Plugin; here are 2",
         ),
         (
             "class Example(Plugin):\n    def __init__(self, *arguments):\n        raise OSError('no')",
@@ -193,10 +194,10 @@ def test_every_mistake_of_every_plugin_is_told_at_once(tmp_path: Path, store: St
         load_plugins(parse_config(settings, tmp_path / "gatepost.toml"), store)
 
     assert [str(error).removeprefix(f"{tmp_path}/").partition(": ")[0] for error in caught.value.errors] == [
+        "gatepost.toml:8",
         "one.py:3",
         "one.py:4",
         "two.py:1",
-        "gatepost.toml:7",
     ]
     assert "did you mean 'loop'?" in str(caught.value)
 
@@ -321,7 +322,8 @@ async def test_a_missing_file_is_told_at_the_line_that_names_it(load: Load, tmp_
     error = await start_error(load(WATCHING, "\n\nfile = 'none'"))
 
     assert error == (
-        f"{tmp_path}/gatepost.toml:7: plugin example: cannot read {tmp_path}/none: No such file or directory"
+        f"{tmp_path}/gatepost.toml:7: plugin example: cannot read {tmp_path}/none: No such file or directory: "
+        "create it, or correct the path"
     )
 
 
@@ -358,3 +360,40 @@ async def test_an_init_that_fails_stops_the_start_with_a_place(
     error = await start_error(load(source))
 
     assert error.removeprefix(f"{tmp_path}/").startswith(expected)
+
+
+async def test_an_init_that_does_not_end_stops_the_start_with_a_place(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "INIT_TIMEOUT_S", 0.05)
+    source = "import asyncio\nclass Example(Plugin):\n    async def init(self):\n        await asyncio.Event().wait()\n"
+
+    error = await start_error(load(source))
+
+    assert error == f"{tmp_path}/gatepost.toml:3: plugin example cannot start: init took longer than 0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("raise TypeError('no\\nway')", "example.py:8: the options of example cannot be used: TypeError: no way"),
+        ("raise ConfigError('not these')", "gatepost.toml:3: not these"),
+    ],
+)
+def test_a_validator_that_fails_is_told_with_a_place(load: Load, body: str, expected: str) -> None:
+    source = (
+        "from pydantic import model_validator\nfrom gatepost import ConfigError\nclass Options(PluginOptions):\n"
+        f"    @model_validator(mode='after')\n    def _check(self):\n\n        {body}\n"
+        "class Example(Plugin[Options]): ..."
+    )
+
+    assert errors_of(load, source) == [expected]
+
+
+def test_a_failed_load_keeps_nothing_that_it_executed(load: Load) -> None:
+    before = set(sys.modules)
+    for source in ("x = (1", "1 / 0", "class Example(Plugin):\n    def recpt(self): ..."):
+        errors_of(load, source)
+    errors_of(load, "class Example(Plugin): ...", "limit = 3")
+
+    assert {name for name in set(sys.modules) - before if "example" in name} == set()

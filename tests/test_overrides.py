@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 from structlog.testing import capture_logs
 
 from gatepost.errors import ConfigError
-from gatepost.option import PluginOptions
-from gatepost.overrides import parse_overrides
+from gatepost.option import Fixed, PluginOptions
+from gatepost.overrides import Catalogue, parse_overrides
 from gatepost.quantity import Duration
 
 
@@ -22,7 +22,7 @@ class Greylist(PluginOptions):
 
 
 class Aliases(PluginOptions):
-    file: str
+    file: Annotated[str, Fixed]
     """Required, and so missing from every override."""
 
 
@@ -34,16 +34,17 @@ class SpamReject(PluginOptions):
     threshold: int = 1
 
 
-CATALOGUE: dict[str, type[PluginOptions]] = {"greylist": Greylist, "aliases": Aliases, "spamassassin": Spam}
+LOADED: dict[str, type[PluginOptions]] = {"greylist": Greylist, "aliases": Aliases, "spamassassin": Spam}
+CATALOGUE = Catalogue(LOADED, installed=frozenset({"rhsbl"}), missing=frozenset({"own_rule"}))
 
 
 def values(text: str) -> dict[str, dict[str, Any]]:
-    return {plugin: dict(options) for plugin, options in parse_overrides(text, CATALOGUE, ("rhsbl",)).values.items()}
+    return {plugin: dict(options) for plugin, options in parse_overrides(text, CATALOGUE).values.items()}
 
 
 def problem(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        parse_overrides(text, CATALOGUE, ("rhsbl",))
+        parse_overrides(text, CATALOGUE)
     assert "\n" not in str(caught.value)
     assert caught.value.file is None
     return str(caught.value)
@@ -72,6 +73,7 @@ def problem(text: str) -> str:
         ("greylist.key=sender", {"greylist": {"key": ["sender"]}}),
         ('greylist.text="later, please = now"', {"greylist": {"text": "later, please = now"}}),
         ('greylist.text=""', {"greylist": {"text": ""}}),
+        ('greylist.key=""', {"greylist": {"key": []}}),
         ("aliases=off", {"aliases": {"mode": "off"}}),
         (
             "denysoft_greylist, spamassassin_reject_threshold=10",
@@ -94,7 +96,7 @@ def test_what_was_parsed_makes_options_with_typed_values() -> None:
 
 
 def test_the_longest_plugin_name_wins_in_the_tutorials_spelling() -> None:
-    catalogue: dict[str, type[PluginOptions]] = {**CATALOGUE, "spamassassin_reject": SpamReject}
+    catalogue = Catalogue({**LOADED, "spamassassin_reject": SpamReject})
 
     parsed = parse_overrides("spamassassin_reject_threshold=10", catalogue)
 
@@ -118,6 +120,8 @@ def test_the_longest_plugin_name_wins_in_the_tutorials_spelling() -> None:
         ("greylst_black_timeout=5m", ["did you mean 'greylist'"]),
         ("greylist, greylist=off", ["greylist.mode", "twice"]),
         ("greylist.", ["names no option"]),
+        ("aliases.file=other", ["aliases.file", "the same for everybody", "where aliases is configured"]),
+        ("greylist.log_level=debug", ["greylist.log_level", "the same for everybody"]),
         ("greylist,,aliases=off", ["not understood"]),
         ("greylist aliases", ["not understood", "commas"]),
         ('greylist.text="open', ["not understood"]),
@@ -145,6 +149,20 @@ def test_an_option_of_a_plugin_that_is_not_loaded_has_no_effect_and_is_logged(wo
         assert values(f"{word}, greylist=off") == {"greylist": {"mode": "off"}}
 
     assert [(entry["log_level"], entry["option"]) for entry in logs] == [("warning", word.partition("=")[0])]
+
+
+@pytest.mark.parametrize(
+    "word", ["own_rule", "own_rule=off", "own_rule.limit=x", "own_rule_limit=3", "denysoft_own_rule"]
+)
+def test_an_option_of_a_plugin_that_failed_to_load_is_passed_over_in_silence(word: str) -> None:
+    with capture_logs() as logs:
+        assert values(f"{word}, greylist=off") == {"greylist": {"mode": "off"}}
+
+    assert logs == []
+
+
+def test_the_misspelt_name_of_a_plugin_that_failed_to_load_is_a_mistake_all_the_same() -> None:
+    assert "did you mean 'own_rule'" in problem("own_rul=off")
 
 
 def test_a_universal_option_of_another_plugin_is_no_misspelling_of_a_loaded_one() -> None:

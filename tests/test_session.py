@@ -80,7 +80,8 @@ def test_a_run_has_its_own_copy_of_the_notes_and_of_nothing_else_that_must_be_co
     whole = transaction()
     whole.notes["plugin"] = {"list": [1]}
     members = [recipient("b", accepted=True)]
-    run = whole.branch(members, (Overrides({"plugin": {"mode": "off"}}),))
+    members[0].override(Overrides({"plugin": {"mode": "off"}}))
+    run = whole.branch(members)
 
     run.notes["plugin"]["list"].append(2)
     run.override(Overrides({"plugin": {"mode": "observe"}}))
@@ -93,8 +94,61 @@ def test_a_run_has_its_own_copy_of_the_notes_and_of_nothing_else_that_must_be_co
 
 
 def test_a_run_adds_its_recipients_overrides_behind_those_of_the_transaction() -> None:
-    whole = transaction()
+    whole, member = transaction(), recipient("b")
     first, second = Overrides({"a": {"mode": "off"}}), Overrides({"b": {"mode": "off"}})
     whole.override(first)
+    member.override(second)
 
-    assert whole.branch([], (second,)).overrides == (first, second)
+    assert whole.branch([member]).overrides == (first, second)
+    assert whole.overrides == (first,)
+
+
+@pytest.mark.parametrize(
+    ("whitelisted", "reason"),
+    [(["b"], "b"), (["b", "c"], "b"), (["c"], None), ([], None)],
+)
+def test_a_run_is_whitelisted_if_all_its_recipients_are(whitelisted: list[str], reason: str | None) -> None:
+    whole = transaction()
+    members = [recipient("b"), recipient("c")] if whitelisted != ["b"] else [recipient("b")]
+    for member in members:
+        if str(member.address) in whitelisted:
+            member.whitelist(str(member.address))
+
+    run = whole.branch(members)
+
+    assert (run.whitelist_reason, run.whitelisted) == (reason, reason is not None)
+    assert not whole.whitelisted
+
+
+def test_of_recipients_who_agree_one_that_is_not_whitelisted_lends_its_options() -> None:
+    members = [recipient("b"), recipient("c")]
+    members[0].whitelist("listed")
+    off = Overrides({"a": {"mode": "off"}})
+    members[1].override(off)
+
+    assert transaction().branch(members).overrides == (off,)
+
+
+def test_whitelisted_is_what_the_client_or_the_message_or_the_recipient_is() -> None:
+    message = transaction()
+    one, other = (Recipient(Address.parse(text), message) for text in ("b", "c"))
+
+    def whitelisted() -> list[bool]:
+        return [scope.whitelisted for scope in (message.session, message, one, other)]
+
+    assert whitelisted() == [False, False, False, False]
+    one.whitelist("listed")
+    assert whitelisted() == [False, False, True, False]
+    message.whitelist("listed")
+    assert whitelisted() == [False, True, True, True]
+    assert not Transaction("s.2", message.session, message.sender).whitelisted
+    message.session.whitelist("listed")
+    assert Transaction("s.2", message.session, message.sender).whitelisted
+
+
+@pytest.mark.parametrize("scope", [Session("s", "192.0.2.1"), transaction(), recipient()])
+def test_the_first_reason_to_whitelist_stays(scope: Session | Transaction | Recipient) -> None:
+    scope.whitelist("first")
+    scope.whitelist("second")
+
+    assert scope.whitelist_reason == "first"

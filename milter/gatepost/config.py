@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,18 +14,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gatepost.endpoint import Endpoint
-from gatepost.errors import ConfigError, ConfigErrors
+from gatepost.errors import ConfigError, in_order, raise_errors
+from gatepost.nameserver import Nameserver
 from gatepost.quantity import Duration, Size
+from gatepost.toml_text import TomlText, read_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pydantic_core import ErrorDetails
+
+    from gatepost.toml_text import TomlPlaces
 
 DEFAULT_FILE = Path("/etc/gatepost/gatepost.toml")
 
 
-_RESERVED = ("file", "plugins", "lines")
+_SHOWN_CHARACTERS = 100
+"""How much of a wrong value is shown; it may be the whole of a list that is elsewhere."""
+
+_RESERVED = ("file", "plugins", "lines", "left_out")
 """Fields of Config that are no keys of the file."""
 
 
@@ -40,6 +46,11 @@ def _tcp_endpoint(text: str) -> str:
         raise ValueError(
             "the inner smtpd must be reached by TCP: the milter on it finds its transaction by our port number"
         )
+    return text
+
+
+def _nameserver(text: str) -> str:
+    Nameserver.parse(text)
     return text
 
 
@@ -94,6 +105,22 @@ class StoreSection(Section):
     url: Annotated[str, AfterValidator(_store_url)] = "sqlite:/var/lib/gatepost/gatepost.db"
 
 
+class DnsSection(Section):
+    """`[dns]`: the name servers that plugins ask, and how much they may ask."""
+
+    nameservers: tuple[Annotated[str, AfterValidator(_nameserver)], ...] = ()
+    """`ADDRESS` or `ADDRESS:PORT` of recursive name servers, the preferred first; empty means those of
+    /etc/resolv.conf."""
+    timeout: Annotated[Duration, Field(ge=0.1, le=60)] = 5.0
+    """How long one question may take, with all its repetitions; then it is unavailable."""
+    cache_size: int = Field(default=10_000, ge=0)
+    """Answers kept, each for as long as its name server allows; a large one counts as several. 0 keeps none."""
+    max_queries_per_hook: int = Field(default=100, ge=1)
+    """Questions that one hook call of one plugin may put to name servers."""
+    max_queries_per_message: int = Field(default=400, ge=1)
+    """Questions for one message, of all hooks of all plugins together."""
+
+
 class HooksSection(Section):
     """`[hooks]`: where the administrator's own plugins are; they win over bundled ones of the same name."""
 
@@ -121,6 +148,12 @@ class PluginEntry:
     options: dict[str, Any]
     line: int | None = None
     lines: dict[str, int] | None = None
+    incomplete: bool = False
+    """True when a line of it is not TOML: what seems to be missing may stand there."""
+
+    def place_of(self, key: str) -> int | None:
+        """Return the line of a key, of the entry where the key has none."""
+        return (self.lines or {}).get(key, self.line)
 
 
 class Config(Section):
@@ -129,6 +162,7 @@ class Config(Section):
     proxy: ProxySection = ProxySection()
     milter: MilterSection = MilterSection()
     store: StoreSection = StoreSection()
+    dns: DnsSection = DnsSection()
     hooks: HooksSection = HooksSection()
     content: ContentSection = ContentSection()
     plugin: tuple[dict[str, Any], ...] = ()
@@ -139,9 +173,17 @@ class Config(Section):
     lines: dict[str, int] = Field(default={}, exclude=True)
     """Where each key stands: `{"store.url": 12}`."""
 
+    left_out: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """Keys that have their default because what the file says is wrong: `{"store.url"}`. With `plugin` in it, not all
+    `[[plugin]]` tables could be read. Empty unless it comes from `read_config`."""
+
     def place(self, key: str) -> tuple[Path | None, int | None]:
         """Return file and line of `SECTION.KEY`, for a ConfigError; None for what is not known."""
         return self.file, self.lines.get(key)
+
+    def lines_of(self, plugin: str) -> dict[str, int]:
+        """Return where each key of a plugin's entry stands; empty if it has none."""
+        return next((entry.lines or {} for entry in self.plugins if entry.name == plugin), {})
 
     @property
     def base(self) -> Path:
@@ -154,78 +196,130 @@ def load_config(file: Path | None = None) -> Config:
 
     Raises ConfigError or ConfigErrors, each with file and line.
     """
-    given, file = file, file or DEFAULT_FILE
-    try:
-        text = file.read_bytes().decode()
-    except FileNotFoundError as error:
-        if given is None:
-            return Config()
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", file) from error
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error.strerror}", file) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError("not UTF-8 text: save the file as UTF-8", file) from error
-    return parse_config(text, file)
+    config, errors = read_config(file)
+    raise_errors(errors)
+    return config
 
 
 def parse_config(text: str, file: Path) -> Config:
     """Check a configuration's text; raises as `load_config` does."""
+    config, errors = read_text(text, file)
+    raise_errors(errors)
+    return config
+
+
+def read_config(file: Path | None = None) -> tuple[Config, list[ConfigError]]:
+    """Read as `load_config` does, but return what is right together with everything that is wrong."""
+    given, file = file, (file or DEFAULT_FILE).absolute()
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _toml_error(error, text, file) from error
-    places = TomlPlaces(text)
-    errors: list[ConfigError] = []
+        content = file.read_bytes()
+    except OSError as error:
+        if given is None and isinstance(error, FileNotFoundError):
+            return Config(), []
+        return Config(), [ConfigError(f"cannot read the configuration: {error.strerror}", file)]
+    try:
+        return read_text(content.decode(), file)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        config, errors = read_text(content.decode(errors="replace"), file)
+        return config, [ConfigError("not UTF-8 text: save the file as UTF-8", file, line), *errors]
+
+
+def read_text(text: str, file: Path) -> tuple[Config, list[ConfigError]]:
+    """Check a configuration's text; return what is right, and everything that is wrong in the order of the file."""
+    # Editors of other systems put a byte order mark first, which is no statement.
+    toml = read_toml(text.removeprefix("\ufeff"))
+    data, places = toml.data, toml.places
+    errors = [ConfigError(str(mistake), file, mistake.line) for mistake in toml.mistakes]
+    left_out = _unread(toml)
     for reserved in _RESERVED:
         if reserved in data:
             errors.append(_unknown_key(reserved, Config, file, places.line((reserved,))))
             del data[reserved]
-    entries = _plugin_entries(data, places, file, errors)
-    try:
-        found = {"file": file.absolute(), "plugins": entries, "lines": places.dotted()}
-        config = Config.model_validate(data | found)
-    except ValidationError as invalid:
-        errors += [_explain(error, file, places) for error in invalid.errors()]
-    if errors:
-        errors.sort(key=lambda error: error.line or 0)
-        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
-    return config
+    entries = _plugin_entries(toml, file, errors, left_out)
+    while True:
+        found = {"file": file.absolute(), "plugins": entries, "lines": places.dotted(), "left_out": left_out}
+        try:
+            config = Config.model_validate(data | found)
+        except ValidationError as invalid:
+            for error in invalid.errors():
+                errors.append(_explain(error, file, places))
+                left_out.add(".".join(map(str, error["loc"][:2])))
+                _remove(data, error["loc"])
+        else:
+            return config, in_order([*errors, *_collisions(config)])
+
+
+def _unread(toml: TomlText) -> set[str]:
+    """Return the keys that matter to others, if they may stand in lines that are not TOML."""
+    if toml.has_lost_a_table:
+        return {"plugin", "hooks.directory"}
+    hooks = toml.places.line(("hooks",))
+    return {"hooks.directory"} if hooks and toml.unread_in(hooks, toml.places.last_line(hooks)) else set()
+
+
+def _remove(data: dict[str, Any], location: Sequence[str | int]) -> None:
+    """Take out the key of a section, or the section that is none."""
+    section, *key = location[:2]
+    if key and isinstance(data[str(section)], dict):
+        data[str(section)].pop(key[0], None)
+    else:
+        data.pop(str(section), None)
+
+
+def _collisions(config: Config) -> list[ConfigError]:
+    """Return an error for each address that is meant for two."""
+    keys = [key for key in ("proxy.listen", "proxy.inner", "milter.socket") if key not in config.left_out]
+    taken: dict[str, Endpoint] = {}
+    errors = []
+    for key in keys:
+        section, name = key.split(".")
+        endpoint = Endpoint.parse(getattr(getattr(config, section), name))
+        other = next((other for other, used in taken.items() if used.collides(endpoint)), None)
+        if other is None:
+            taken[key] = endpoint
+            continue
+        problem = f"{key} is {endpoint}, and so is {other}: give each an address of its own"
+        file, line = config.place(key)
+        errors.append(ConfigError(problem, file, line or config.lines.get(other)))
+    return errors
 
 
 def _plugin_entries(
-    data: dict[str, Any], places: TomlPlaces, file: Path, errors: list[ConfigError]
+    toml: TomlText, file: Path, errors: list[ConfigError], left_out: set[str]
 ) -> tuple[PluginEntry, ...]:
+    data, places = toml.data, toml.places
     tables = data.get("plugin", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         errors.append(
             ConfigError("write each plugin as a table of its own, [[plugin]]", file, places.line(("plugin",)))
         )
         data["plugin"] = []
+        left_out.add("plugin")
         return ()
     entries: dict[str, PluginEntry] = {}
     for i, table in enumerate(tables):
         line = places.line(("plugin", i))
+        incomplete = line is not None and toml.unread_in(line, places.last_line(line))
+        lines = {key: places.line(("plugin", i, key)) or 0 for key in table}
         options = dict(table)
         name = options.pop("name", None)
-        if not isinstance(name, str):
-            errors.append(ConfigError('a [[plugin]] needs a name, such as name = "greylist"', file, line))
-        elif not name.isidentifier():
+        if isinstance(name, str) and name.isidentifier() and name not in entries:
+            entries[name] = PluginEntry(name, options, line, lines, incomplete)
+            continue
+        problem = None
+        if isinstance(name, str) and name in entries:
+            problem = f"plugin {name} stands here twice, first in line {entries[name].place_of('name')}: delete one"
+        elif isinstance(name, str):
             problem = f"{name!r} is no plugin's name: it is that of its file, letters, digits and underscores"
-            errors.append(ConfigError(problem, file, places.line(("plugin", i, "name"))))
-        elif name in entries:
-            errors.append(
-                ConfigError(f"plugin {name} stands here twice, first in line {entries[name].line}", file, line)
-            )
+            left_out.add("plugin")
         else:
-            lines = {key: places.line(("plugin", i, key)) or 0 for key in table}
-            entries[name] = PluginEntry(name, options, line, lines)
+            left_out.add("plugin")
+            if name is not None or not incomplete:
+                problem = 'a [[plugin]] needs a name, such as name = "greylist"'
+        if problem:
+            errors.append(ConfigError(problem, file, lines.get("name", line)))
     return tuple(entries.values())
-
-
-def _toml_error(error: tomllib.TOMLDecodeError, text: str, file: Path) -> ConfigError:
-    message, _, place = str(error).partition(" (at ")
-    found = re.match(r"line (\d+)", place)
-    return ConfigError(f"not TOML: {message}", file, int(found[1]) if found else text.count("\n") + 1)
 
 
 def _explain(error: ErrorDetails, file: Path, places: TomlPlaces) -> ConfigError:
@@ -248,55 +342,22 @@ def _unknown_key(key: str, section: type[BaseModel], file: Path, line: int | Non
 
 def did_you_mean(word: str, names: Sequence[str]) -> str:
     """Return `: did you mean NAME?` for the nearest of `names`, or a list of them where none is near."""
-    near = difflib.get_close_matches(word, names, n=1)
-    if near:
+    if near := nearest(word, names):
         return f": did you mean {near[0]!r}?"
     return f": there are {', '.join(sorted(names))}" if names else ""
 
 
+def nearest(word: str, names: Iterable[str]) -> list[str]:
+    """Return the name that `word` was probably meant to be; empty if none is near."""
+    return difflib.get_close_matches(word, list(names), n=1)
+
+
 def explain(error: ErrorDetails) -> str:
     """Put one pydantic error into a sentence, with the value that was given."""
-    reason = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    reason = " ".join(error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
     if error["type"] in {"value_error", "missing"}:
         return reason
-    return f"{reason} (given: {error['input']!r})"
-
-
-class TomlPlaces:
-    """Where tables and keys stand in a TOML text; tomllib does not tell.
-
-    Finds `[table]`, `[[table]]` and `key =` at the beginning of lines, which is how people write; a key inside an
-    inline table has the line of the innermost table or key that was found.
-    """
-
-    _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?\Z")
-    _KEY = re.compile(r"\s*(\"[^\"]+\"|'[^']+'|[A-Za-z0-9_-]+(?:\s*\.\s*[A-Za-z0-9_-]+)*)\s*=")
-
-    def __init__(self, text: str) -> None:
-        self._lines: dict[tuple[str | int, ...], int] = {}
-        table: tuple[str | int, ...] = ()
-        counts: dict[str, int] = {}
-        # Not splitlines: to TOML and to editors only LF ends a line.
-        for number, line in enumerate(text.split("\n"), 1):
-            if header := self._HEADER.match(line):
-                name = header[2]
-                table = tuple(part.strip(" \"'") for part in name.split("."))
-                if header[1] == "[[":
-                    self._lines.setdefault(table, number)
-                    table = (*table, counts.get(name, 0))
-                    counts[name] = counts.get(name, 0) + 1
-                self._lines.setdefault(table, number)
-            elif key := self._KEY.match(line):
-                path = (part.strip(" \"'") for part in key[1].split("."))
-                self._lines.setdefault((*table, *path), number)
-
-    def dotted(self) -> dict[str, int]:
-        """Return the line of every table and key, by its name with dots."""
-        return {".".join(map(str, path)): line for path, line in self._lines.items()}
-
-    def line(self, path: Sequence[str | int]) -> int | None:
-        """Return the 1-based line of the table or key, of the innermost part of it that was found, or None."""
-        for length in range(len(path), 0, -1):
-            if (found := self._lines.get(tuple(path[:length]))) is not None:
-                return found
-        return None
+    given = repr(error["input"])
+    if len(given) > _SHOWN_CHARACTERS:
+        given = f"{given[:_SHOWN_CHARACTERS]}..."
+    return f"{reason} (given: {given})"

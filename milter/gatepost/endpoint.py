@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _TCP = re.compile(r"(?:inet:)?(?P<host>\[[0-9A-Fa-f:.]+\]|(?!inet:)[^:\[\]/@\s]+):(?P<port>\d{1,5})\Z")
 
+_EVERY_ADDRESS = {"0.0.0.0", "::", "*"}
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -39,6 +41,13 @@ class Endpoint:
         if self.path is not None:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if self.host and ":" in self.host else f"{self.host}:{self.port}"
+
+    def collides(self, other: Endpoint) -> bool:
+        """Return True if only one of the two can be had: the same path, or the same port at a common address."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
+        hosts = {"127.0.0.1" if host == "localhost" else host for host in (self.host, other.host)}
+        return self.port == other.port and (len(hosts) == 1 or bool(hosts & _EVERY_ADDRESS))
 
     @property
     def libmilter(self) -> str:

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 EX_TEMPFAIL = 75
@@ -16,6 +18,9 @@ EX_TEMPFAIL = 75
 
 EX_CONFIG = 78
 """sysexits(3): the configuration is wrong; nothing was started or changed."""
+
+ONE_LINE_ERRORS = 10
+"""As many as a reader takes in; a wrong file in place of a list can have thousands."""
 
 
 class ConfigError(Exception):
@@ -39,6 +44,18 @@ class ConfigError(Exception):
         """Return the same error with a place, kept if it already has one."""
         return self if self.file is not None else ConfigError(self.message, file, line)
 
+    @property
+    def each(self) -> tuple[ConfigError, ...]:
+        """The errors one by one: this one, or those that `ConfigErrors` holds."""
+        return (self,)
+
+    @property
+    def in_one_line(self) -> str:
+        """All of it for a log: the first few errors, and how many more there are."""
+        first, more = self.each[:ONE_LINE_ERRORS], len(self.each) - ONE_LINE_ERRORS
+        line = "; ".join(map(str, first))
+        return f"{line}; and {more} more, see gatepost check" if more > 0 else line
+
 
 class ConfigErrors(ConfigError):  # noqa: N818 - several of them
     """Several configuration errors found in one pass; `errors` holds each, `str()` is one line per error."""
@@ -50,6 +67,24 @@ class ConfigErrors(ConfigError):  # noqa: N818 - several of them
     def at(self, file: Path | str | None, line: int | None = None) -> ConfigErrors:
         """Return the same errors, each with a place."""
         return ConfigErrors([error.at(file, line) for error in self.errors])
+
+    @property
+    def each(self) -> tuple[ConfigError, ...]:
+        """Every error in it, also of those that are several themselves."""
+        return tuple(one for error in self.errors for one in error.each)
+
+
+def in_order(errors: Iterable[ConfigError]) -> list[ConfigError]:
+    """Return every error by file and line, none twice; what has no line comes last of its file."""
+    found = {str(one): one for error in errors for one in error.each}
+    return sorted(found.values(), key=lambda error: (str(error.file or ""), error.line or math.inf))
+
+
+def raise_errors(errors: Iterable[ConfigError]) -> None:
+    """Raise what there is, by file and line and none twice: nothing, a ConfigError, or ConfigErrors."""
+    ordered = in_order(errors)
+    if ordered:
+        raise ordered[0] if len(ordered) == 1 else ConfigErrors(ordered)
 
 
 class Unavailable(Exception):  # noqa: N818 - a state of the service, named as plugin authors say it

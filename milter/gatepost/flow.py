@@ -70,8 +70,8 @@ class Flow:
     transaction: Transaction
     runs: list[Run] = field(default_factory=list)
     sent_apart: int = 0
-    own_overrides: tuple[Overrides, ...] = ()
-    """The transaction's overrides without those of any recipient."""
+    own: tuple[tuple[Overrides, ...], str | None] = ((), None)
+    """The transaction's overrides and whitelist_reason before it stood for the recipients of `runs`."""
 
     @property
     def needs_content(self) -> frozenset[str]:
@@ -94,6 +94,8 @@ class Flow:
     async def rcpt(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         """Decide on a recipient, new in this transaction; None means that the inner smtpd may be asked."""
         transaction = self.transaction
+        if self.runs:
+            self._stand_for_nobody()
         transaction.recipients.append(recipient)
         self.tally["offered"] += 1
         denial = transaction.denial or await self._decide(recipient, deadline)
@@ -126,8 +128,9 @@ class Flow:
 
     async def data(self, deadline: Deadline) -> Denial | None:
         """Run the data hook once for each distinct set of options among the accepted recipients."""
-        if not self.runs:
-            self.own_overrides = self.transaction.overrides
+        if self.runs:
+            self._stand_for_nobody()
+        self.own = (self.transaction.overrides, self.transaction.whitelist_reason)
         self.runs = [Run(transaction) for transaction in self._run_transactions()]
         for run in self.runs:
             verdict = await self.pipeline.ask("data", run.transaction, run.transaction, deadline=deadline)
@@ -146,10 +149,14 @@ class Flow:
             else:
                 groups.append((options, [recipient]))
         if len(groups) == 1:
-            # DATA may come again after a refusal, with further recipients.
-            self.transaction.overrides = self.own_overrides + groups[0][1][0].overrides
+            self.transaction.stand_for(groups[0][1])
             return [self.transaction]
-        return [self.transaction.branch(members, members[0].overrides) for _, members in groups]
+        return [self.transaction.branch(members) for _, members in groups]
+
+    def _stand_for_nobody(self) -> None:
+        """Forget the runs: after a refused DATA come further recipients, who must not get what holds for the others."""
+        self.runs = []
+        self.transaction.overrides, self.transaction.whitelist_reason = self.own
 
     async def content(self, message: Message, deadline: Deadline) -> ContentDecision:
         """Run the content hooks for each run that the data hook did not refuse; every run sees the unedited message."""
@@ -157,7 +164,7 @@ class Flow:
         for run in self.runs:
             if run.denial is not None:
                 continue
-            run.denial, result = await self._content_of(run.transaction, message.copy(), deadline)
+            run.denial, result = await self._content_of(run.transaction, message, deadline)
             if run.denial is None and edited is None:
                 edited = result
         return ContentDecision(await self._conclude("data_post", deadline), edited or message)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import reprlib
+from contextvars import copy_context
 from dataclasses import dataclass
 from time import perf_counter
 from types import CoroutineType
@@ -98,7 +99,7 @@ class HookCall:
                 self._report_held_loop(held)
 
     async def _in_task(self, coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-        task = asyncio.ensure_future(_Guarded(coroutine, self._report_held_loop))
+        task = asyncio.get_running_loop().create_task(_guarded(coroutine, self._report_held_loop))
         try:
             await asyncio.wait({task}, timeout=timeout_s)
         finally:
@@ -169,7 +170,9 @@ async def _in_thread(
     threads: ThreadPoolExecutor, method: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float
 ) -> Any:
     try:
-        future = asyncio.get_running_loop().run_in_executor(threads, _captured, method, arguments)
+        # In the caller's context: what the hook asks other services for is on its account there, too.
+        run = copy_context().run
+        future = asyncio.get_running_loop().run_in_executor(threads, run, _captured, method, arguments)
     except RuntimeError as error:
         # Shut down, or the system gives no more threads.
         return _Raised(error)
@@ -182,6 +185,10 @@ async def _in_thread(
         raise
     finally:
         future.cancel()
+
+
+async def _guarded(coroutine: Coroutine[Any, Any, Any], report: Callable[[float], None]) -> Any:
+    return await _Guarded(coroutine, report)
 
 
 class _Guarded:

@@ -34,6 +34,9 @@ class Hook:
     """Default reply code of DenySoft here."""
     hard_code: int = 550
     """Default reply code of Deny here."""
+    closes: bool = False
+    """True for the hooks at the end of a transaction or session: who was asked about it before is told, even where
+    options, a login or whitelisting would leave the plugin out by now. What it has begun it must be able to end."""
 
     @property
     def reads_content(self) -> bool:
@@ -122,6 +125,7 @@ _TABLE = (
         "Postfix has queued the message; transaction.queue_id is known.",
         "",
         NOTHING,
+        closes=True,
     ),
     Hook(
         "reset_transaction",
@@ -130,6 +134,7 @@ _TABLE = (
         "The transaction has ended: queued, refused, or given up by the client.",
         "",
         NOTHING,
+        closes=True,
     ),
     Hook(
         "disconnect",
@@ -138,6 +143,7 @@ _TABLE = (
         "The client's session has ended: nothing was heard of it for proxy.session_idle.",
         "",
         NOTHING,
+        closes=True,
     ),
     Hook(
         "deny",

@@ -21,6 +21,11 @@ of the table, when Postfix's inner smtpd shows the message to gatepost. A hook w
 each message through the milter; with none loaded that is negotiated away.
 """
 
+_CLOSES = (
+    "A plugin that was asked about this {} before is told of its end, also where a login, whitelisting or\n"
+    "`PLUGIN=off` for the client or a recipient would leave it out by now: what it has begun it must be able to end."
+)
+
 _EVENTS_HEAD = """\
 ## Process events
 
@@ -43,6 +48,8 @@ def _arguments(hook: Hook) -> str:
 def _section(hook: Hook) -> str:
     lines = [f"## {hook.name}", "", f"`{hook.name}(self, {', '.join(hook.arguments)})`", "", hook.when]
     lines.append("")
+    if hook.closes:
+        lines += [_CLOSES.format(hook.arguments[0]), ""]
     if hook.denied:
         lines += [f"After a denial: {hook.denied}", ""]
     answers = allowed_names(hook)

@@ -21,6 +21,13 @@ Policy = Literal["defer", "pass"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+class Fixed:
+    """In `file: Annotated[Path, Fixed]`: an option that is used once, at the start, and is the same for everybody.
+
+    An override of it could have no effect, and is an error.
+    """
+
+
 class PluginOptions(BaseModel):
     """The keys that every `[[plugin]]` takes beside its name; a plugin's own options are further fields of a subclass.
 
@@ -41,7 +48,9 @@ class PluginOptions(BaseModel):
     """A service that the plugin needs did not answer: `defer` (451) or `pass`."""
     skip_authenticated: bool = False
     """Do not ask this plugin about a transaction whose client has logged in (known with the edge door)."""
-    log_level: LogLevel = "info"
+    skip_whitelisted: bool = False
+    """Do not ask this plugin about a client, a transaction or a recipient that is whitelisted."""
+    log_level: Annotated[LogLevel, Fixed] = "info"
     """The least severe of the plugin's own log lines that are written."""
 
     @field_validator("*", mode="after")

@@ -3,7 +3,7 @@
 A text is words with commas between them. `PLUGIN` switches a plugin on (`mode = "enforce"`), `PLUGIN=off` and
 `PLUGIN=observe` set its mode, `PLUGIN.OPTION=VALUE` sets any of its options. The spellings of qpsmtpd's tutorial mean
 the same: `denysoft_PLUGIN` and `PLUGIN_OPTION=VALUE`. A value with a comma in it stands in double quotes; a list is
-written `"a, b"`; a bare `PLUGIN.OPTION` sets an option that is yes or no to yes.
+written `"a, b"`, an empty one `""`; a bare `PLUGIN.OPTION` sets an option that is yes or no to yes.
 
 A word for a plugin that is not loaded has no effect and is only logged, so that a plugin can be taken out of the
 configuration for a while. One that merely looks like a loaded plugin is an error: it would be missed in silence.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 
 import structlog
@@ -20,10 +21,10 @@ from pydantic import ValidationError
 
 from gatepost.config import did_you_mean, explain
 from gatepost.errors import ConfigError
-from gatepost.option import Overrides
+from gatepost.option import Fixed, Overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from gatepost.option import PluginOptions
 
@@ -42,40 +43,56 @@ _LISTS = (list, tuple, set, frozenset)
 _log = structlog.get_logger("gatepost.overrides")
 
 
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The plugins whose options a text may change.
+
+    `loaded` has their options, `installed` are the names of all that could be loaded. `missing` are those that should
+    be loaded and cannot be, which has been told already: words for them are passed over in silence.
+    """
+
+    loaded: Mapping[str, type[PluginOptions]]
+    installed: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that a word may begin with."""
+        return self.installed | self.missing | self.loaded.keys()
+
+
 class _Option(NamedTuple):
-    """One word resolved: the plugin that it is for, loaded or not, the option, and the value (None: none given)."""
+    """One word resolved: the plugin that it is for, the option, and the value (None: none given)."""
 
     plugin: str
     name: str
     value: str | None
 
 
-def parse_overrides(
-    text: str, catalogue: Mapping[str, type[PluginOptions]], known: Collection[str] = (), source: str = ""
-) -> Overrides:
+def parse_overrides(text: str, catalogue: Catalogue, source: str = "") -> Overrides:
     """Return what `text` changes; an empty text changes nothing.
 
-    `catalogue` has the options of every loaded plugin, `known` the names of those that are installed, `source` is
-    where the text stands, for people. Raises one
-    ConfigError without a place that names everything wrong in the text. Only what concerns a single option is checked:
-    a rule of a plugin about several of its options together is left to the moment they are used.
+    `source` is where the text stands, for people. Raises one ConfigError without a place that names everything wrong in
+    the text. Only what concerns a single option is checked: a rule of a plugin about several of its options together is
+    left to the moment they are used.
     """
     values: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for word, value in _words(text):
         try:
-            option = _resolve(word, value, catalogue, known)
-            if option is None:
-                _log.warning("no such plugin is loaded: the option has no effect", option=word, at=source)
+            option = _resolve(word, value, catalogue)
+            if option.plugin not in catalogue.loaded:
+                if option.plugin not in catalogue.missing:
+                    _log.warning("no such plugin is loaded: the option has no effect", option=word, at=source)
                 continue
             own = values.setdefault(option.plugin, {})
             if option.name in own:
                 raise ConfigError(f"{option.plugin}.{option.name} is given twice")
-            own[option.name] = _value(option, catalogue[option.plugin])
+            own[option.name] = _value(option, catalogue.loaded[option.plugin])
         except ConfigError as error:
             problems.append(error.message)
     for plugin, own in values.items():
-        problems += _invalid(plugin, own, catalogue[plugin])
+        problems += _invalid(plugin, own, catalogue.loaded[plugin])
     if problems:
         raise ConfigError("; ".join(problems))
     return Overrides(values, source)
@@ -93,11 +110,9 @@ def _words(text: str) -> Iterator[tuple[str, str | None]]:
         at = match.end()
 
 
-def _resolve(
-    word: str, value: str | None, catalogue: Mapping[str, type[PluginOptions]], known: Collection[str]
-) -> _Option | None:
-    """Find the plugin and the option that a word means; None if its plugin is not loaded."""
-    names = {*catalogue, *known}
+def _resolve(word: str, value: str | None, catalogue: Catalogue) -> _Option:
+    """Find the plugin and the option that a word means; unchecked if its plugin is not loaded."""
+    names = catalogue.names
     if word not in names and word.startswith(_TUTORIAL_PREFIX):
         word = word.removeprefix(_TUTORIAL_PREFIX)
     plugin, dot, option = word.partition(".")
@@ -105,26 +120,29 @@ def _resolve(
         # The longest name wins: with plugins `ident` and `ident_geo`, ident_geo_distance is the second one's.
         plugin = max((name for name in names if word.startswith(name + "_")), key=len, default=word)
         option = word[len(plugin) + 1 :]
-    if plugin not in catalogue:
+    if plugin not in catalogue.loaded:
         if plugin not in names:
             _refuse_misspelling(word, plugin, catalogue)
-        return None
+        return _Option(plugin, option, value)
     if not option and word != plugin:
         raise ConfigError(f"{word!r} names no option: write {plugin}.OPTION=VALUE")
     if not option:
         return _Option(plugin, "mode", "on" if value is None else value)
-    fields = catalogue[plugin].model_fields
+    fields = catalogue.loaded[plugin].model_fields
     if option not in fields:
         raise ConfigError(f"{plugin} has no option {option!r}{did_you_mean(option, list(fields))}")
+    if Fixed in fields[option].metadata:
+        raise ConfigError(f"{plugin}.{option} is the same for everybody: set it where {plugin} is configured")
     return _Option(plugin, option, value)
 
 
-def _refuse_misspelling(word: str, plugin: str, catalogue: Mapping[str, type[PluginOptions]]) -> None:
+def _refuse_misspelling(word: str, plugin: str, catalogue: Catalogue) -> None:
     """Raise ConfigError if `plugin`, or `word` without the name of an option, looks like a loaded plugin."""
-    options = {option for model in catalogue.values() for option in model.model_fields}
+    options = {option for model in catalogue.loaded.values() for option in model.model_fields}
     heads = [plugin, *(word.removesuffix(f"_{option}") for option in options if word.endswith(f"_{option}"))]
+    expected = catalogue.missing | catalogue.loaded.keys()
     for head in heads:
-        if near := difflib.get_close_matches(head, catalogue, n=1, cutoff=MISSPELLING_CUTOFF):
+        if near := difflib.get_close_matches(head, expected, n=1, cutoff=MISSPELLING_CUTOFF):
             raise ConfigError(f"there is no plugin {head!r}: did you mean {near[0]!r}?")
 
 
@@ -138,7 +156,7 @@ def _value(option: _Option, model: type[PluginOptions]) -> str | bool | list[str
     if option.name == "mode":
         return _MODES.get(option.value.lower(), option.value)
     if get_origin(annotation) in _LISTS:
-        return [item.strip() for item in option.value.split(",")]
+        return [item.strip() for item in option.value.split(",")] if option.value.strip() else []
     return option.value
 
 

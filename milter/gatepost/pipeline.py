@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from gatepost.errors import ConfigError, ConfigErrors, Unavailable
+from gatepost.errors import ConfigError, Unavailable, raise_errors
 from gatepost.hook_call import THREADS_PER_PLUGIN, Failure, HookCall
 from gatepost.hooks import HOOKS
-from gatepost.loader import forget_module, line_in
+from gatepost.plugin_file import forget_module, line_in, one_line
 from gatepost.record import Record
 from gatepost.session import Recipient, Session, Transaction
+from gatepost.spending import Account, account
+from gatepost.steering import Scope, Steering, newly_whitelisted, steer_back, steering
 from gatepost.verdict import DECLINED, Declined, DenySoft, DenySoftDisconnect, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gatepost.address import Address
     from gatepost.deadline import Deadline
     from gatepost.loader import LoadedPlugin
     from gatepost.message import Message
-    from gatepost.option import Overrides, PluginOptions
+    from gatepost.option import PluginOptions
     from gatepost.plugin import Plugin
     from gatepost.record import Reason
 
@@ -39,10 +40,12 @@ _failures = structlog.get_logger("gatepost.plugin")
 UNAVAILABLE = DenySoft("temporary failure, please try again later", enhanced="4.3.0", code=451)
 """What a client is told when a plugin fails and its policy is `defer`; internals stay in the log."""
 
+INIT_TIMEOUT_S = 60.0
+"""How long one plugin's `init` may take, reading large files included: a reload that never ends would keep every later
+one from beginning."""
+
 EVENT_TIMEOUT_S = 30.0
 """How long one plugin's `reload` or `shutdown` may await; systemd gives the whole daemon 90 s."""
-
-Scope = Session | Transaction | Recipient
 
 
 class Pipeline:
@@ -70,22 +73,27 @@ class Pipeline:
 
     async def start(self) -> None:
         """Run every plugin's `init`; ConfigErrors, with all that failed, when one raises."""
-        errors: list[ConfigError] = []
+        raise_errors([error for errors in (await self.try_start()).values() for error in errors])
+
+    async def try_start(self) -> dict[str, list[ConfigError]]:
+        """Run every plugin's `init`; return what is wrong, each error with a place, by plugin."""
+        failed: dict[str, list[ConfigError]] = {}
         for loaded in self.plugins:
             try:
-                await _event(loaded, "init")
+                async with asyncio.timeout(INIT_TIMEOUT_S):
+                    await _event(loaded, "init")
                 self._started.append(loaded)
-            except ConfigErrors as several:
-                errors += several.at(*loaded.place).errors
             except ConfigError as error:
-                errors.append(error.at(*loaded.place))
+                failed[loaded.name] = [one.at(*loaded.place) for one in error.each]
             except Unavailable as error:
-                errors.append(ConfigError(f"plugin {loaded.name} cannot start: {error}", *loaded.place))
+                failed[loaded.name] = [ConfigError(f"plugin {loaded.name} cannot start: {error}", *loaded.place)]
+            except TimeoutError as error:
+                reason = one_line(error) or f"init took longer than {INIT_TIMEOUT_S:g} s"
+                failed[loaded.name] = [ConfigError(f"plugin {loaded.name} cannot start: {reason}", *loaded.place)]
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a hook call like any other
-                problem = f"plugin {loaded.name} cannot start: {type(error).__name__}: {error}"
-                errors.append(ConfigError(problem, loaded.file, line_in(error, loaded.file)))
-        if errors:
-            raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
+                problem = f"plugin {loaded.name} cannot start: {type(error).__name__}: {one_line(error)}"
+                failed[loaded.name] = [ConfigError(problem, loaded.file, line_in(error, loaded.file))]
+        return failed
 
     async def stop(self, event: str = "shutdown") -> None:
         """Run `shutdown`, or `reload` when a successor has taken over, in every plugin whose `init` went well.
@@ -101,10 +109,13 @@ class Pipeline:
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
         for loaded in self.plugins:
-            forget_module(loaded.plugin)
+            forget_module(type(loaded.plugin))
 
     def late_options(self, recipient: Recipient) -> tuple[object, ...]:
-        """Return the recipient's options of every plugin with a data or content hook: equal ones agree."""
+        """Return the recipient's options of every plugin with a data or content hook: equal ones agree.
+
+        None stands for a plugin that is not asked about this recipient.
+        """
         return tuple(_comparable_options(plugin, recipient) for plugin in self._late)
 
     async def run(self, hook: str, scope: Scope, *arguments: Any, deadline: Deadline) -> Verdict:
@@ -177,8 +188,11 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - what checks options together is the plugin's own code
             options, answer = plugin.options(), Failure("error", str(error))
         else:
-            if options.mode == "off" or (options.skip_authenticated and _is_authenticated(scope)):
+            asked = _log_context(scope).asked
+            if _skips(options, scope) and not (call.hook.closes and plugin.name in asked):
                 return None
+            asked.add(plugin.name)
+            _session(scope).asked.add(plugin.name)
             answer = await self._answer(call, scope, arguments, options, deadline)
         if isinstance(answer, Declined):
             return None
@@ -199,10 +213,18 @@ class Pipeline:
         timeout_s = min(options.timeout, deadline.remaining())
         if timeout_s <= 0:
             return Failure("timeout", "no time was left")
-        before = _steering(scope)
-        answer = await call(arguments, timeout_s)
-        if options.mode == "observe" or isinstance(answer, Failure):
-            _steer_back(scope, before)
+        before = steering(scope)
+        holder = _log_context(scope)
+        token = account.set(Account(holder.spending if isinstance(holder, Transaction) else None))
+        try:
+            answer = await call(arguments, timeout_s)
+        finally:
+            account.reset(token)
+        if steering(scope) != before:
+            if not isinstance(answer, Failure):
+                _log_whitelisting(call, scope, before, options)
+            if options.mode == "observe" or isinstance(answer, Failure):
+                steer_back(scope, before)
         return answer
 
     @staticmethod
@@ -213,33 +235,10 @@ class Pipeline:
         return UNAVAILABLE if refuses and policy[failure.reason] == "defer" else DECLINED
 
 
-_Steering = tuple[tuple["Overrides", ...] | tuple["Address", ...], ...]
-
-
-def _steering(scope: Scope) -> _Steering:
-    """Return what a hook may change beside notes and the message, to put back if it is only observed, or fails."""
-    match scope:
-        case Session():
-            return (scope.overrides,)
-        case Transaction():
-            return (scope.session.overrides, scope.overrides)
-        case Recipient(transaction=transaction):
-            return (transaction.session.overrides, transaction.overrides, scope.overrides, scope.targets)
-
-
-def _steer_back(scope: Scope, before: Any) -> None:
-    match scope:
-        case Session():
-            (scope.overrides,) = before
-        case Transaction():
-            scope.session.overrides, scope.overrides = before
-        case Recipient(transaction=transaction):
-            transaction.session.overrides, transaction.overrides, scope.overrides, scope.targets = before
-
-
 def _comparable_options(plugin: Plugin[Any], recipient: Recipient) -> object:
     try:
-        return plugin.options(recipient)
+        options = plugin.options(recipient)
+        return None if _skips(options, recipient) else options
     except Exception as error:  # noqa: BLE001 - what checks options together is the plugin's own code
         # They agree with nothing but the same mistake; the plugin's own hooks then fail with it, and say so.
         return str(error)
@@ -272,8 +271,28 @@ def _recipient(scope: Scope) -> str | None:
     return str(scope.address) if isinstance(scope, Recipient) else None
 
 
-def _is_authenticated(scope: Scope) -> bool:
-    return _session(scope).login is not None
+def _skips(options: PluginOptions, scope: Scope) -> bool:
+    """Return True when a plugin with these options is not to be asked."""
+    return (
+        options.mode == "off"
+        or (options.skip_authenticated and _session(scope).login is not None)
+        or (options.skip_whitelisted and scope.whitelisted)
+    )
+
+
+def _log_whitelisting(call: HookCall, scope: Scope, before: Steering, options: PluginOptions) -> None:
+    """Say once whom a plugin has whitelisted, so that no check is skipped unnoticed."""
+    for whom in newly_whitelisted(scope, before):
+        fields: dict[str, Any] = {"session": _session(whom).id}
+        match whom:
+            case Session():
+                fields["client"] = whom.address
+            case Transaction():
+                fields |= {"txn": whom.id, "sender": str(whom.sender)}
+            case Recipient():
+                fields |= {"txn": whom.transaction.id, "rcpt": str(whom.address)}
+        fields |= {"plugin": call.loaded.name, "hook": call.hook.name, "by": whom.whitelist_reason}
+        _log.info("would whitelist" if options.mode == "observe" else "whitelisted", **fields)
 
 
 def keep(scope: Scope, record: Record) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import structlog.typing
 
+    from gatepost.services.dns import Resolver
     from gatepost.services.store import Store
     from gatepost.services.watched_file import WatchedFile
 
@@ -34,12 +35,13 @@ _CACHE_LIMIT = 10_000
 
 
 class Services:
-    """What the daemon lends to a plugin: the store, watched files, a reader of overrides, a logger.
+    """What the daemon lends to a plugin: the store, DNS, watched files, a reader of overrides, a logger.
 
     An interface; the daemon and `gatepost.testing` each make theirs.
     """
 
     store: Store
+    dns: Resolver
     log: structlog.typing.FilteringBoundLogger
     base: Path
     """The directory to which relative paths in options refer."""
@@ -63,6 +65,12 @@ class Plugin(Generic[O]):
     blocking: ClassVar[bool] = False
     """True: the plain `def` hooks run in a thread and may block."""
 
+    signs: ClassVar[bool] = False
+    """True: it signs the message, so its edits must be the last. `gatepost check` refuses an editor after it."""
+
+    scanner: ClassVar[bool] = False
+    """True: its data_post hook only reads the message, and may stand after a plugin that signs."""
+
     options_class: ClassVar[type[PluginOptions]] = PluginOptions
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -81,6 +89,11 @@ class Plugin(Generic[O]):
         self._options = options
         self._configured = options.model_dump(exclude_unset=True)
         self._resolved: dict[tuple[str, ...], O] = {}
+
+    @property
+    def dns(self) -> Resolver:
+        """The DNS resolver that all plugins share."""
+        return self.services.dns
 
     def options(self, scope: Scope = None) -> O:
         """Return the options in force for `scope`: None for the configured ones, else with what overrides change.

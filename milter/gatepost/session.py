@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gatepost.spending import Spending
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gatepost.address import Address
     from gatepost.option import Overrides
@@ -54,6 +56,8 @@ class Session:
     notes: Notes = field(default_factory=dict)
     overrides: tuple[Overrides, ...] = ()
     """Option overrides for this client, the later ones stronger."""
+    whitelist_reason: str | None = None
+    """Why the client is whitelisted; None if it is not."""
     transaction: Transaction | None = None
     """The transaction under way; None between transactions."""
     denial: Denial | None = None
@@ -62,6 +66,8 @@ class Session:
     """True once anything was refused for good (5xx); until then a hang-up is a 421."""
     records: list[Record] = field(default_factory=list)
     """What was decided outside transactions."""
+    asked: set[str] = field(default_factory=set)
+    """The plugins that were asked anything in this session, by name: they are told when it ends."""
 
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -72,6 +78,16 @@ class Session:
         """Change plugin options for everything that this client does from now on."""
         if overrides:
             self.overrides = (*self.overrides, overrides)
+
+    @property
+    def whitelisted(self) -> bool:
+        """True when plugins with `skip_whitelisted` are not asked about this client."""
+        return self.whitelist_reason is not None
+
+    def whitelist(self, reason: str) -> None:
+        """Whitelist everything that this client does from now on; the first `reason` stays. It is for the log."""
+        if self.whitelist_reason is None:
+            self.whitelist_reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +114,9 @@ class Transaction:
     overrides: tuple[Overrides, ...] = ()
     """Option overrides beside the session's, the later ones stronger: those of the sender, and in the data and content
     hooks those of the recipients that this run stands for."""
+    whitelist_reason: str | None = None
+    """Why the sender is whitelisted, or in the data and content hooks the recipients that this run stands for; None if
+    they are not. The session may be, nevertheless: see `whitelisted`."""
     denial: Denial | None = None
     """The refusal of the sender that each RCPT repeats; None as long as there is none."""
     queue_id: str | None = None
@@ -105,6 +124,10 @@ class Transaction:
     size: int | None = None
     """Bytes of content as received, dot-stuffing and all; None before the message has ended."""
     records: list[Record] = field(default_factory=list)
+    spending: Spending = field(default_factory=Spending)
+    """What hooks have asked other servers for this message, all runs together."""
+    asked: set[str] = field(default_factory=set)
+    """The plugins that were asked anything in this transaction, by all runs together: they are told when it ends."""
 
     @property
     def accepted(self) -> list[Recipient]:
@@ -121,13 +144,31 @@ class Transaction:
         if overrides:
             self.overrides = (*self.overrides, overrides)
 
-    def branch(self, recipients: Iterable[Recipient], overrides: tuple[Overrides, ...]) -> Transaction:
-        """Return the transaction as one run sees it: its own copy of the notes, and the run's recipients' options."""
+    @property
+    def whitelisted(self) -> bool:
+        """True when this transaction or its client is whitelisted."""
+        return self.whitelist_reason is not None or self.session.whitelist_reason is not None
+
+    def whitelist(self, reason: str) -> None:
+        """Whitelist the rest of this transaction; the first `reason` stays. It is for the log."""
+        if self.whitelist_reason is None:
+            self.whitelist_reason = reason
+
+    def branch(self, recipients: Iterable[Recipient]) -> Transaction:
+        """Return the transaction as one run sees it: its own copy of the notes, and what holds for its recipients."""
         run = copy.copy(self)
         run.recipients = list(recipients)
         run.notes = copy.deepcopy(self.notes)
-        run.overrides = self.overrides + overrides
+        run.stand_for(run.recipients)
         return run
+
+    def stand_for(self, recipients: Sequence[Recipient]) -> None:
+        """Take over the options of these recipients, who agree; and if all of them are whitelisted, that."""
+        # Where whitelisting makes no difference, they may agree with one of them whitelisted and another not.
+        typical = next((recipient for recipient in recipients if not recipient.whitelisted), recipients[0])
+        self.overrides += typical.overrides
+        if typical.whitelist_reason is not None:
+            self.whitelist(typical.whitelist_reason)
 
 
 @dataclass(slots=True, eq=False)
@@ -143,6 +184,8 @@ class Recipient:
     of them, the recipient is refused."""
     overrides: tuple[Overrides, ...] = ()
     """Option overrides for this recipient alone, the later ones stronger."""
+    whitelist_reason: str | None = None
+    """Why this recipient itself is whitelisted; None if it is not."""
     notes: Notes = field(default_factory=dict)
     outcome: Outcome | None = None
     """How it ended; None while that is open."""
@@ -164,3 +207,13 @@ class Recipient:
         """Change plugin options for this recipient."""
         if overrides:
             self.overrides = (*self.overrides, overrides)
+
+    @property
+    def whitelisted(self) -> bool:
+        """True when this recipient, its transaction or its client is whitelisted."""
+        return self.whitelist_reason is not None or self.transaction.whitelisted
+
+    def whitelist(self, reason: str) -> None:
+        """Whitelist this recipient alone; the first `reason` stays. It is for the log."""
+        if self.whitelist_reason is None:
+            self.whitelist_reason = reason

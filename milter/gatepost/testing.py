@@ -12,8 +12,13 @@
             await client.mail("a@example.net")
             assert (await client.rcpt("x@example.org")).code == 450
 
+    async def test_listed_client_is_refused():
+        listed = {"1.2.0.192.bl.example": {"A": ["127.0.0.2"]}}
+        async with gate(dns=listed, dnsbl={"zones": ["bl.example"]}) as postfix:
+            ...
+
 Everything is the daemon's own code but for Postfix itself: the inner smtpd here accepts what it is not told to refuse.
-The store is a real one, in memory; its clock can be given.
+The store is a real one, in memory; its clock can be given. DNS has what a test says, or asks the name servers it gives.
 """
 
 from __future__ import annotations
@@ -32,10 +37,13 @@ from gatepost.deadline import Deadline
 from gatepost.errors import ConfigError
 from gatepost.flow import Flow, Tally, greet
 from gatepost.hooks import HOOKS
-from gatepost.loader import LoadedPlugin, check_methods, check_options, instantiate, load_plugins
+from gatepost.loader import LoadedPlugin, load_plugins, make_plugin
 from gatepost.message import Message
 from gatepost.pipeline import Pipeline
 from gatepost.plugin import Plugin
+from gatepost.plugin_file import check_methods
+from gatepost.plugin_options import check_options
+from gatepost.services.dns_table import resolver_for_test
 from gatepost.services.store import open_store
 from gatepost.session import Recipient, Session, Transaction
 from gatepost.smtp.command import SmtpSyntaxError, parse_command, parse_path
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from gatepost.edit import Edit
+    from gatepost.services.dns import Resolver
+    from gatepost.services.dns_table import Dns
     from gatepost.services.store import Store
     from gatepost.session import Denial
 
@@ -268,6 +278,7 @@ async def gate(
     content: Mapping[str, Any] | None = None,
     refuse: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.time,
+    dns: Dns | None = None,
     **plugins: Mapping[str, Any],
 ) -> AsyncIterator[Gate]:
     """Make a pipeline without Postfix.
@@ -275,20 +286,27 @@ async def gate(
     `plugins` are loaded by name with these options, in this order, after `classes`, which have their defaults (or the
     options given under the class's name in snake_case). `directory` is searched before the bundled plugins; `content`
     are the keys of `[content]`. Raises ConfigError as the daemon would.
+
+    `dns` is what the plugins find in DNS: a table such as `{"2.0.0.127.bl.example": {"A": ["127.0.0.2"], "TXT":
+    ["why"]}, "dead.example": "servfail"}` (`gatepost.services.dns_table` tells all of its form), the addresses of name
+    servers, or a Resolver. Without it DNS is unavailable.
     """
     store = open_store("sqlite::memory:", clock)
+    resolver = resolver_for_test(dns)
     try:
         given = dict(plugins)
-        loaded = [_of_class(cls, given.pop(_snake_case(cls.__name__), {}), store) for cls in classes]
+        loaded = [_of_class(cls, given.pop(_snake_case(cls.__name__), {}), store, resolver) for cls in classes]
         entries = tuple(PluginEntry(name, dict(options)) for name, options in given.items())
         config = Config(hooks=HooksSection(directory=Path(directory) if directory else None), plugins=entries)
-        pipeline = Pipeline([*loaded, *load_plugins(config, store)])
+        pipeline = Pipeline([*loaded, *load_plugins(config, store, resolver)])
         await pipeline.start()
         try:
             yield Gate(pipeline, store, ContentSection.model_validate(content or {}), refuse or {})
         finally:
             await pipeline.stop()
     finally:
+        if resolver is not dns:
+            await resolver.close()
         await store.close()
 
 
@@ -304,13 +322,14 @@ async def run_hook(
     content: bytes = b"Subject: test\r\n\r\ntest\r\n",
     session: Session | None = None,
     clock: Callable[[], float] = time.time,
+    dns: Dns | None = None,
     **arguments: Any,
 ) -> HookResult:
     """Run one hook of one plugin once; what it needs beside `arguments` (by the hook table's names) is made up.
 
     ValueError if the plugin has no such hook, AssertionError if the hook fails.
     """
-    keywords: dict[str, Any] = {"directory": directory, "clock": clock}
+    keywords: dict[str, Any] = {"directory": directory, "clock": clock, "dns": dns}
     given: tuple[type[Plugin[Any]], ...] = ()
     if isinstance(plugin, Path):
         keywords |= {"directory": plugin.parent, plugin.stem: options or {}}
@@ -348,12 +367,11 @@ async def run_hook(
         return HookResult(verdict, session, transaction, transaction.recipients[-1], message)
 
 
-def _of_class(cls: type[Plugin[Any]], options: Mapping[str, Any], store: Store) -> LoadedPlugin:
+def _of_class(cls: type[Plugin[Any]], options: Mapping[str, Any], store: Store, dns: Resolver) -> LoadedPlugin:
     name, path = _snake_case(cls.__name__), Path(inspect.getfile(cls))
     check_methods(cls, path)
     checked = check_options(PluginEntry(name, dict(options)), cls, None, Path.cwd())
-    (loaded,) = instantiate({name: cls}, {name: checked}, {name: path}, store, Path.cwd())
-    return loaded
+    return make_plugin(name, cls, checked, path, store, dns)
 
 
 def _snake_case(name: str) -> str:

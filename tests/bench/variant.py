@@ -23,8 +23,8 @@ hjp,peter.holzer@example.org: hjp@example.net (greylist.white_timeout=10d)
 postmaster@,example.org: hjp@example.org
 """
 
-# Every message is a store transaction that writes: a triplet that is known is made to live longer. black_timeout is
-# zero, so that the retry that makes it known can come at once.
+# Every message asks the store about a triplet that is known, as most mail of a mail server does. black_timeout is zero,
+# so that the retry that makes it known can come at once.
 _COMMANDS = """
 [[plugin]]
 name = "client_options"

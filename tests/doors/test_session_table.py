@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,7 +113,7 @@ async def test_a_session_tells_what_xforward_told() -> None:
 async def test_another_helo_name_protocol_address_or_port_is_another_session(changes: dict[str, Any]) -> None:
     async with rig() as one:
         first = one.join()
-        second = one.join(replace(CLIENT, **changes))
+        second = one.join(CLIENT._replace(**changes))
 
         assert first.session is not second.session
         assert first.session.id != second.session.id
@@ -123,7 +122,7 @@ async def test_another_helo_name_protocol_address_or_port_is_another_session(cha
 @pytest.mark.parametrize("changes", [{"ident": "ABCDEF"}, {"source": "LOCAL"}, {"proto": "esmtp"}])
 async def test_what_differs_from_message_to_message_does_not_make_another_session(changes: dict[str, Any]) -> None:
     async with rig() as one:
-        assert one.join() is one.join(replace(CLIENT, **changes))
+        assert one.join() is one.join(CLIENT._replace(**changes))
 
 
 @pytest.mark.parametrize("xforward", [Xforward(), Xforward(addr="192.0.2.7"), Xforward(port=40000)])
@@ -143,7 +142,7 @@ async def test_a_new_greeting_ends_the_idle_session_before_it() -> None:
     async with rig() as one:
         first = one.join()
         one.table.leave(first)
-        one.join(replace(CLIENT, helo="other.example"))
+        one.join(CLIENT._replace(helo="other.example"))
         await one.settle()
 
         assert one.left == [first.session.id]
@@ -154,7 +153,7 @@ async def test_a_session_in_use_ends_with_its_last_connection_once_another_took_
     async with rig() as one:
         first = one.join()
         one.join()
-        second = one.join(replace(CLIENT, helo="other.example"))
+        second = one.join(CLIENT._replace(helo="other.example"))
         one.table.leave(first)
         await one.settle()
         assert one.left == []
@@ -165,7 +164,7 @@ async def test_a_session_in_use_ends_with_its_last_connection_once_another_took_
         await one.settle()
 
         assert one.left == [first.session.id]
-        assert one.join(replace(CLIENT, helo="other.example")) is second
+        assert one.join(CLIENT._replace(helo="other.example")) is second
 
 
 async def test_an_idle_session_ends_once_nothing_was_heard_of_it_for_the_whole_time() -> None:

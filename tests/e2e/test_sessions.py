@@ -46,6 +46,23 @@ def test_it_knows_the_client_as_postfix_does(gate: Gate) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("xforward", "address"),
+    [
+        (b"XFORWARD NAME=[UNAVAILABLE] ADDR=[UNAVAILABLE] PORT=[UNAVAILABLE] SOURCE=REMOTE", "unknown"),
+        (b"NOOP", "127.0.0.1"),
+    ],
+    ids=["Postfix does not know the client", "no Postfix front"],
+)
+def test_a_client_without_an_address_is_not_taken_for_the_front(gate: Gate, xforward: bytes, address: str) -> None:
+    gate.use(hooks={"tells": TELLS})
+    seen = gate.daemon.log_size()
+    with gate.proxy_client() as client:
+        client.command(xforward)
+        client.command(b"MAIL FROM:<a@example.com>")
+    gate.daemon.wait_for_log(f"event=begins .*address={address} ", since=seen)
+
+
 def test_it_ends_when_it_has_been_idle(short: Gate) -> None:
     seen = short.daemon.log_size()
     with short.client() as client:

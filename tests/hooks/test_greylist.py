@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tests.hooks.conftest import Rig
 
+    from gatepost import Entry
+
     LoadRig = Callable[[str], Awaitable[Rig]]
 
 LATER = "450 4.7.1 This mail is temporarily denied"
@@ -39,6 +41,10 @@ async def known_after(rig: Rig) -> None:
     assert await contact(rig) == LATER
     rig.clock.now += HOUR
     assert await contact(rig) == "250"
+
+
+async def entries(rig: Rig) -> list[Entry]:
+    return [entry async for entry in rig.store.list()]
 
 
 async def test_a_first_contact_is_refused_until_the_black_period_is_over(load: LoadRig) -> None:
@@ -87,6 +93,29 @@ async def test_a_known_contact_stays_known_as_long_as_mail_comes(load: LoadRig) 
     for _ in range(4):
         rig.clock.now += 30 * DAY
         assert await contact(rig) == "250"
+
+
+async def test_a_known_contact_is_written_again_only_when_a_hundredth_of_its_time_is_gone(load: LoadRig) -> None:
+    rig = await load(greylist('white_timeout = "100h"'))
+    await known_after(rig)
+    known_at = rig.clock.now
+    (written,) = await entries(rig)
+
+    rig.clock.now = known_at + HOUR - 1
+    assert await contact(rig) == "250"
+    assert await entries(rig) == [written]
+    rig.clock.now = known_at + HOUR
+    assert await contact(rig) == "250"
+    assert [entry.expires_at for entry in await entries(rig)] == [known_at + 101 * HOUR]
+
+
+async def test_a_white_period_made_shorter_holds_from_the_next_mail_on(load: LoadRig, tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("192.0.2.7: greylist.white_timeout=1h\n")
+    rig = await load(f'[[plugin]]\nname = "client_options"\nfile = "{tmp_path}/clients"\n' + greylist())
+    await known_after(rig)
+
+    assert await contact(rig, client="192.0.2.7") == "250"
+    assert [entry.expires_at for entry in await entries(rig)] == [rig.clock.now + HOUR]
 
 
 async def test_a_known_contact_is_forgotten_after_the_white_period_without_mail(load: LoadRig) -> None:

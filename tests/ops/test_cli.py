@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.ops.host import HEAD, PATIENCE_S, Host
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
 EX_TEMPFAIL = 75
 EX_CONFIG = 78
-PATIENCE_S = 20.0
-
-HEAD = "from gatepost import Deny, Ok, Plugin, PluginOptions\n"
-
-
-@dataclass(slots=True)
-class Host:
-    """A directory with a configuration, and the command run on it."""
-
-    directory: Path
-
-    @property
-    def config(self) -> Path:
-        return self.directory / "gatepost.toml"
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
-        return subprocess.Popen(
-            [sys.executable, "-c", "from gatepost.ops.cli import main; main()", *arguments],
-            cwd=self.directory,
-            env=environment | {"COLUMNS": "200"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str, list[str]]:
-        """Return exit status, stdout, and the lines of stderr without the directory's name."""
-        process = self.start(*arguments, "--config", str(self.config))
-        try:
-            out, err = process.communicate(timeout=PATIENCE_S)
-        finally:
-            process.kill()
-        return process.returncode, out, err.replace(f"{self.directory}/", "").splitlines()
-
-    def write(self, name: str, text: str) -> None:
-        (self.directory / name).write_text(text)
 
 
 @pytest.fixture
@@ -77,103 +38,12 @@ def free_port() -> int:
         return number
 
 
-@pytest.mark.parametrize("command", ["check", "hooks", "run"])
+@pytest.mark.parametrize("command", ["hooks", "run"])
 def test_a_missing_configuration_is_78(host: Host, command: str) -> None:
     status, out, err = host.run(command)
 
     assert (status, out) == (EX_CONFIG, "")
     assert err == ["gatepost: gatepost.toml: cannot read the configuration: No such file or directory"]
-
-
-def test_every_mistake_in_the_configuration_is_a_line_with_its_place(host: Host) -> None:
-    host.write(
-        "gatepost.toml",
-        '[proxy]\nlistn = "127.0.0.1:1"\nmax_sessions = 0\n[store]\nurl = "db:x"\n[[plugin]]\nfile = "x"\n',
-    )
-
-    status, out, err = host.run("check")
-
-    assert (status, out) == (EX_CONFIG, "")
-    assert err == [
-        "gatepost: gatepost.toml:2: there is no key 'listn' here: did you mean 'listen'?",
-        "gatepost: gatepost.toml:3: proxy.max_sessions: Input should be greater than or equal to 1 (given: 0)",
-        "gatepost: gatepost.toml:5: store.url: 'db:x' is not understood: write \"sqlite:/...\", with the path in full",
-        'gatepost: gatepost.toml:6: a [[plugin]] needs a name, such as name = "greylist"',
-    ]
-
-
-def test_every_mistake_in_the_plugins_is_a_line_with_its_place(host: Host) -> None:
-    host.write("arguments.py", f"{HEAD}class Arguments(Plugin):\n    def rcpt(self, recipient): ...\n")
-    host.write("method.py", f"{HEAD}class Method(Plugin):\n    async def recpt(self, t, r): ...\n")
-    host.write("verdict.py", f"{HEAD}class Verdict(Plugin):\n    def deny(self, s, h, v):\n        return Deny()\n")
-    host.write("syntax.py", "def f(:\n")
-    host.write("option.py", f"{HEAD}class Option(Plugin): ...\n")
-    names = ["arguments", "method", "verdict", "syntax", "greylst", "option"]
-    plugins = "".join(f'[[plugin]]\nname = "{name}"\n' for name in names)
-    host.write("gatepost.toml", f'[hooks]\ndirectory = "."\n{plugins}timout = "5s"\nmode = "maybe"\n')
-
-    status, out, err = host.run("check")
-
-    assert (status, out) == (EX_CONFIG, "")
-    assert [line.removeprefix("gatepost: ") for line in err] == [
-        "arguments.py:3: rcpt has the wrong arguments: write def rcpt(self, transaction, recipient)",
-        "method.py:3: recpt is no hook, and a method of your own begins with an underscore: did you mean 'rcpt'?",
-        "verdict.py:4: the deny hook may not answer Deny: it may answer DenyDisconnect, DenySoftDisconnect or nothing",
-        "syntax.py:1: not Python: invalid syntax",
-        "gatepost.toml:11: there is no plugin 'greylst': did you mean 'greylist'?",
-        "gatepost.toml:15: option has no option 'timout': did you mean 'timeout'?",
-        "gatepost.toml:16: option.mode: Input should be 'enforce', 'observe' or 'off' (given: 'maybe')",
-    ]
-
-
-def test_a_missing_or_broken_file_of_a_plugin_is_a_line_with_its_place(host: Host) -> None:
-    host.write("aliases", "fine@example.org: x@example.com\nno colon here\nfine@example.org: (greylst=off)\n")
-    host.write(
-        "gatepost.toml",
-        '[[plugin]]\nname = "client_options"\nfile = "clients"\n'
-        '[[plugin]]\nname = "aliases"\nfile = "aliases"\n[[plugin]]\nname = "greylist"\n',
-    )
-
-    status, out, err = host.run("check")
-
-    assert (status, out) == (EX_CONFIG, "")
-    assert [line.partition(": ")[2] for line in err] == [
-        "gatepost.toml:3: plugin client_options: cannot read clients: No such file or directory",
-        "aliases:2: there is no colon: write LOCAL@DOMAIN: TARGET",
-        "aliases:3: there is no plugin 'greylst': did you mean 'greylist'?",
-    ]
-
-
-def good_configuration(host: Host, directory_mode: int) -> Path:
-    directory = host.directory / "milter"
-    directory.mkdir()
-    directory.chmod(directory_mode)
-    host.write(
-        "gatepost.toml",
-        f'[milter]\nsocket = "unix:{directory}/sock"\n'
-        f'[store]\nurl = "sqlite:{host.directory}/gatepost.db"\n[[plugin]]\nname = "loop"\n',
-    )
-    return directory
-
-
-def test_a_good_configuration_says_so_and_leaves_no_trace(host: Host) -> None:
-    good_configuration(host, 0o2750)
-
-    status, out, err = host.run("check")
-
-    assert (status, out, err) == (0, f"{host.config}: good. Plugins: loop.\n", [])
-    assert sorted(file.name for file in host.directory.rglob("*")) == ["gatepost.toml", "milter"]
-
-
-def test_check_warns_of_a_socket_directory_that_postfix_cannot_use(host: Host) -> None:
-    directory = good_configuration(host, 0o750)
-
-    status, _, err = host.run("check")
-
-    assert status == 0
-    assert len(err) == 1
-    assert f"{directory.name} is not setgid" in err[0]
-    assert "install -d -o gatepost -g postfix -m 2750" in err[0]
 
 
 def test_what_plugins_warn_of_goes_to_stderr_so_that_json_stays_json(host: Host) -> None:
@@ -232,7 +102,7 @@ def test_run_with_a_mistake_starts_nothing(host: Host) -> None:
     status, _, err = host.run("run")
 
     assert status == EX_CONFIG
-    assert [line.partition("there")[0] for line in err] == ["gatepost: gatepost.toml:9: "]
+    assert [line.partition("there")[0] for line in err] == ["gatepost: gatepost.toml:10: "]
     assert [file.name for file in host.directory.iterdir()] == ["gatepost.toml"]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from gatepost.errors import ConfigError, Unavailable
 from gatepost.services.sqlite_store import SqliteStore
-from gatepost.services.store import open_store
+from gatepost.services.store import Entry, Keep, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +106,28 @@ async def test_a_locked_file_is_unavailable_and_works_again_when_released(path: 
     await store.put("test:k", 2, None)
     assert await store.get("test:k") == 2
     await store.close()
+
+
+@pytest.mark.parametrize("mistake", [StopIteration, SystemExit, GeneratorExit, asyncio.CancelledError])
+async def test_whatever_a_callers_function_raises_is_that_callers_alone(
+    path: Path, mistake: type[BaseException]
+) -> None:
+    store = SqliteStore(path, time.time)
+
+    def raise_it(entry: Entry | None, now: float) -> Keep[object]:
+        raise mistake
+
+    other = asyncio.ensure_future(store.put("test:b", 1, None))  # goes in the same transaction
+    with pytest.raises(RuntimeError if mistake is StopIteration else mistake):
+        await store.update("test:a", raise_it)
+    await other
+
+    assert await store.get("test:b") == 1
+    await store.close()
+
+
+async def test_a_store_that_was_never_asked_closes(path: Path) -> None:
+    await SqliteStore(path, time.time).close()
 
 
 async def test_a_damaged_file_is_unavailable_not_a_raw_error(path: Path) -> None:

@@ -198,6 +198,7 @@ def test_nothing_more_is_given_out_before_an_answer() -> None:
     assert machine.next_event() == CommandReceived(b"EHLO", b"a", b"EHLO a")
     assert machine.next_event() is None
     assert machine.buffered == len(b"NOOP\r\n")
+    assert machine.receive(b"QUIT") == machine.buffered == len(b"NOOP\r\nQUIT")
     machine.answered(250)
     assert machine.next_event() == CommandReceived(b"NOOP", b"", b"NOOP")
 

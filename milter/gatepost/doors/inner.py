@@ -8,7 +8,6 @@ started with (POSTFIX.md).
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -18,13 +17,13 @@ from gatepost.deadline import Deadline
 from gatepost.errors import Unavailable
 from gatepost.smtp.error import RemoteError
 from gatepost.smtp.inner import QUIT, InnerMachine, Unsolicited, ehlo
+from gatepost.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gatepost.doors.lease import Key
     from gatepost.endpoint import Endpoint
-    from gatepost.smtp.reply import Reply
 
 MAX_MESSAGES = 100
 """Messages per connection; Postfix's own smtpd processes serve `max_use` (100) connections before they retire."""
@@ -63,7 +62,7 @@ class InnerConnection(asyncio.Protocol):
         self.on_lost: Callable[[InnerConnection], None] | None = None
         self.on_writable: Callable[[bool], None] | None = None
         """Told False when the connection takes no more for now, True when it does again or has failed."""
-        self._replies: deque[Reply] = deque()
+        self._replies: list[Reply] = []
         self._waiter: asyncio.Future[None] | None = None
         self._due = 0.0
         self._loop = asyncio.get_running_loop()
@@ -78,14 +77,14 @@ class InnerConnection(asyncio.Protocol):
         """Take replies; one that nobody asked for (a 421 for idleness) makes the connection useless."""
         for event in self.machine.receive(data):
             match event:
+                case Reply():
+                    self._replies.append(event)
+                    if event.code == 421:
+                        self._fail(f"is closing: {event.text}")
                 case Unsolicited(reply=reply):
                     self._fail(f"said {reply.code} unasked: {reply.text}")
                 case RemoteError(detail=detail):
                     self._fail(detail)
-                case reply:
-                    self._replies.append(reply)
-                    if reply.code == 421:
-                        self._fail(f"is closing: {reply.text}")
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -130,7 +129,8 @@ class InnerConnection(asyncio.Protocol):
                 raise
             finally:
                 self._waiter = None
-        return [self._replies.popleft() for _ in range(replies)]
+        received, self._replies = self._replies, []
+        return received
 
     def close_if_late(self, now: float) -> None:
         """Close if the replies that are waited for have not come by their deadline."""

@@ -81,8 +81,17 @@ def give_to_postfix(path: Path) -> None:
             os.chown(path, -1, group)
 
 
-def why_not(endpoint: Endpoint) -> int:
-    """Return why the address cannot be bound, by trying: libmilter does not tell. EADDRINUSE if trying works."""
+def why_not(endpoint: Endpoint) -> str:
+    """Return why the address cannot be bound, in a few words with what to do about it: libmilter does not tell."""
+    number = _try_to_bind(endpoint)
+    if number == errno.EACCES and endpoint.path is not None:
+        remedy = f"install -d -o {os.geteuid()} -g postfix -m 2750 {Path(endpoint.path).parent}"
+        return f"user id {os.geteuid()} may make no socket there: run {remedy}"
+    return os.strerror(number)
+
+
+def _try_to_bind(endpoint: Endpoint) -> int:
+    """Return the error number; EADDRINUSE if trying works."""
     family = socket.AF_UNIX if endpoint.path else socket.AF_INET6 if ":" in (endpoint.host or "") else socket.AF_INET
     with socket.socket(family) as probe:
         try:

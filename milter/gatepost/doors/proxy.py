@@ -20,29 +20,22 @@ from gatepost.deadline import Deadline
 from gatepost.doors.inner_transaction import TRY_AGAIN, InnerTransaction
 from gatepost.doors.lease import Lease
 from gatepost.doors.throttle import READ_AHEAD_BYTES, Backpressure, Throttle
-from gatepost.flow import Flow, greet
+from gatepost.flow import Flow
 from gatepost.hooks import HOOKS
 from gatepost.session import Recipient, Transaction
 from gatepost.smtp.command import SmtpSyntaxError, parse_path
-from gatepost.smtp.front import (
-    Aborted,
-    CommandReceived,
-    ContentChunk,
-    ContentEnd,
-    FrontMachine,
-    RemoteError,
-    ehlo_reply,
-)
+from gatepost.smtp.front import Aborted, CommandReceived, ContentChunk, ContentEnd, FrontMachine, RemoteError
 from gatepost.smtp.inner import queue_id
 from gatepost.smtp.reply import Reply, refusal
 from gatepost.smtp.xforward import Xforward
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from gatepost.doors.lease import Part
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
     from gatepost.pipeline import Pipeline
-    from gatepost.session import Denial
     from gatepost.smtp.front import FrontEvent
 
 OK = Reply.of(250, "Ok", "2.0.0")
@@ -94,8 +87,7 @@ class ProxyConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand the bytes to the machine and wake the task."""
         self._received_at = monotonic()
-        self._machine.receive(data)
-        if self._machine.buffered > READ_AHEAD_BYTES:
+        if self._machine.receive(data) > READ_AHEAD_BYTES:
             self._throttle.hold("behind")
         self._wake()
 
@@ -118,8 +110,9 @@ class ProxyConnection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     async def _next_event(self) -> FrontEvent | None:
-        """Return the next event; None when there will be none any more."""
-        while (event := self._machine.next_event()) is None:
+        """Wait for the next event; None when there will be none any more."""
+        event = None
+        while event is None:
             if self._throttle.is_holding:
                 self._throttle.release("behind")
             if self._lost or self._transport.is_closing():
@@ -127,8 +120,7 @@ class ProxyConnection(asyncio.Protocol):
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
-        if self._throttle.is_holding and self._machine.buffered <= READ_AHEAD_BYTES:
-            self._throttle.release("behind")
+            event = self._machine.next_event()
         return event
 
     def _deadline(self) -> Deadline:
@@ -139,9 +131,14 @@ class ProxyConnection(asyncio.Protocol):
 
     async def _serve(self) -> None:
         try:
-            while (event := await self._next_event()) is not None:
+            while event := self._machine.next_event() or await self._next_event():
+                if self._throttle.is_holding and self._machine.buffered <= READ_AHEAD_BYTES:
+                    # Before the event is dealt with: only while the front is read, its end is noticed.
+                    self._throttle.release("behind")
                 try:
-                    await self._handle(event)
+                    work = self._handle(event)
+                    if work is not None:
+                        await work
                 except Exception:  # noqa: BLE001 - whatever is wrong here, the client must get an answer that is ours
                     self._survive()
         except asyncio.CancelledError:
@@ -162,42 +159,46 @@ class ProxyConnection(asyncio.Protocol):
         if self._machine.answer_due:
             self._answer(TRY_AGAIN)
 
-    async def _handle(self, event: FrontEvent) -> None:
+    def _handle(self, event: FrontEvent) -> Coroutine[None, None, None] | None:
+        """Do what the event asks for; return what of it has to be awaited, None if nothing."""
         match event:
+            case CommandReceived():
+                return self._command(event)
             case ContentChunk(data=data):
                 if self._inner is not None:
                     self._inner.write(data)
                 if self._rejects_stray and self._machine.stray is not None and self._inner is not None:
                     # Nothing of such a message may be queued: take it back before the end is even read.
                     self._inner.abandon("bare CR or LF")
-            case CommandReceived(verb=b"RCPT"):
-                await self._rcpt(event)
-            case CommandReceived(verb=b"MAIL"):
-                await self._mail(event)
-            case CommandReceived(verb=b"DATA"):
-                await self._data()
             case ContentEnd():
-                await self._end_of_content(event)
-            case CommandReceived(verb=b"XFORWARD"):
-                self._leave_session()
-                self._xforward = self._xforward.updated(event.argument)
-                self._answer(OK)
-            case CommandReceived(verb=b"EHLO" | b"HELO"):
-                await self._end_transaction(None, "greeted again")
-                self._hello = event.argument
-                self._answer_hello(event.verb)
-            case CommandReceived(verb=b"RSET"):
-                await self._end_transaction(None, "reset")
-                self._answer(OK)
-            case CommandReceived(verb=b"QUIT"):
-                self._answer(GOODBYE)
-                self._transport.close()
-            case CommandReceived():
-                self._answer(OK)
+                return self._end_of_content(event)
             case RemoteError(reply=reply):
                 self._write(reply.encode())
             case Aborted():
-                await self._end_transaction(None, "client gone")
+                return self._end_transaction(None, "client gone")
+        return None
+
+    def _command(self, command: CommandReceived) -> Coroutine[None, None, None] | None:
+        match command.verb:
+            case b"RCPT":
+                return self._rcpt(command)
+            case b"MAIL":
+                return self._mail(command)
+            case b"DATA":
+                return self._data()
+            case b"EHLO" | b"HELO":
+                return self._greet(command)
+            case b"XFORWARD":
+                self._leave_session()
+                self._xforward = self._xforward.updated(command.argument)
+            case b"RSET":
+                return self._reset()
+            case b"QUIT":
+                self._answer(GOODBYE)
+                self._transport.close()
+                return None
+        self._answer(OK)
+        return None
 
     def _write(self, data: bytes) -> None:
         # uvloop raises where asyncio only warns.
@@ -208,15 +209,18 @@ class ProxyConnection(asyncio.Protocol):
         self._machine.answered(reply.code)
         self._write(reply.encode())
 
-    def _answer_hello(self, verb: bytes) -> None:
-        self._machine.answered(250)
-        hostname = self._board.hostname
-        self._write(ehlo_reply(hostname) if verb == b"EHLO" else Reply.of(250, hostname).encode())
-
-    def _refuse(self, denial: Denial) -> None:
-        self._answer(refusal(denial.verdict, HOOKS[denial.hook]))
-
     # --- one method for each verb ---------------------------------------------------------------------------------
+
+    async def _greet(self, command: CommandReceived) -> None:
+        """Answer EHLO or HELO, which ends a transaction (RFC 5321 section 4.1.4)."""
+        await self._end_transaction(None, "greeted again")
+        self._hello = command.argument
+        self._machine.answered(250)
+        self._write(self._board.hello[command.verb])
+
+    async def _reset(self) -> None:
+        await self._end_transaction(None, "reset")
+        self._answer(OK)
 
     async def _mail(self, command: CommandReceived) -> None:
         """Answer 250, whatever was decided, unless it is a hang-up: the refusal is for the recipients."""
@@ -230,7 +234,9 @@ class ProxyConnection(asyncio.Protocol):
             self._answer(OVERLOAD)
             return
         deadline = self._deadline()
-        entry = await self._session(deadline)
+        entry = self._entry or self._join_session()
+        if not entry.greeted:
+            await entry.greet(self._board.pipeline, deadline)
         entry.transactions += 1
         transaction = Transaction(
             f"{entry.session.id}.{entry.transactions}", entry.session, envelope.address, envelope.parameters
@@ -246,21 +252,15 @@ class ProxyConnection(asyncio.Protocol):
         else:
             self._answer(SENDER_OK)
 
-    async def _session(self, deadline: Deadline) -> Entry:
-        """Return the client's session, greeted: the connect and helo hooks have run once for it."""
-        if self._entry is None:
-            xforward = self._xforward
-            if xforward.helo is None and self._hello and not xforward.addr:
-                # Not a Postfix front: the peer itself is the client.
-                xforward = Xforward(helo=self._hello.decode("utf-8", "replace"))
-            self._entry = self._board.sessions.join(xforward, xforward.addr or self._peer_address())
-        entry = self._entry
-        if not entry.greeted:
-            async with entry.greeting:
-                if not entry.greeted:
-                    await greet(self._board.pipeline, entry.session, deadline)
-                    entry.greeted = True
-        return entry
+    def _join_session(self) -> Entry:
+        """Return the client's session, which is this connection's, too, from now on."""
+        xforward, address = self._xforward, "unknown"
+        if not any(xforward):
+            # Not a Postfix front: the peer itself is the client. One that the front does not know is never taken for
+            # the front, which lists of networks trust.
+            xforward, address = Xforward(helo=self._hello.decode("utf-8", "replace") or None), self._peer_address()
+        self._entry = self._board.sessions.join(xforward, address)
+        return self._entry
 
     def _peer_address(self) -> str:
         peer = self._transport.get_extra_info("peername")
@@ -287,11 +287,10 @@ class ProxyConnection(asyncio.Protocol):
         recipient = Recipient(envelope.address, self._flow.transaction, envelope.parameters)
         denial = await self._flow.rcpt(recipient, deadline)
         if denial is not None:
-            self._refuse(denial)
+            self._answer(refusal(denial.verdict, HOOKS[denial.hook]))
             return
         paths = {target: b"<" + bytes(target) + b">" for target in recipient.targets}
-        if not paths:
-            paths = {envelope.address: envelope.path}
+        paths = paths or {envelope.address: envelope.path}
         targets = [(target, b"RCPT TO:" + path + envelope.raw_parameters + b"\r\n") for target, path in paths.items()]
         reply = await self._inner.rcpt(targets, deadline)
         if reply.is_positive and self._lease is not None:
@@ -354,10 +353,11 @@ class ProxyConnection(asyncio.Protocol):
 
     async def _end_transaction(self, code: int | None, reason: str) -> None:
         """Let go of the inner smtpd, and let the flow close its books. No error if there is no transaction."""
+        if not self._admitted:
+            return
+        self._admitted = False
+        self._board.release()
         self._backpressure.stop()
-        if self._admitted:
-            self._admitted = False
-            self._board.release()
         code, self._data_refused = code or self._data_refused, None
         inner, flow, lease = self._inner, self._flow, self._lease
         self._inner = self._flow = self._lease = None

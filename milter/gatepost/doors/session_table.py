@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from gatepost.deadline import Deadline
+from gatepost.flow import greet
 from gatepost.session import Session
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Entry:
     transactions: int = 0
     idle_since: float = 0.0
 
+    async def greet(self, pipeline: Pipeline, deadline: Deadline) -> None:
+        """Run the connect and helo hooks, once for a session, however many connections it has."""
+        async with self.greeting:
+            if not self.greeted:
+                await greet(pipeline, self.session, deadline)
+                self.greeted = True
+
 
 class SessionTable:
     """The live sessions, by the client's address and port."""
@@ -60,10 +68,10 @@ class SessionTable:
         self._numbers = itertools.count(0x100)
         self._ended: set[asyncio.Task[None]] = set()
 
-    def join(self, xforward: Xforward, peer: str) -> Entry:
+    def join(self, xforward: Xforward, address: str) -> Entry:
         """Return the session that the attributes name, new if need be; `leave` must follow.
 
-        Without an address or port in XFORWARD every connection is a session of its own; `peer` stands for the address.
+        Without an address or port in XFORWARD every connection is a session of its own; it has this `address` then.
         """
         key = (xforward.addr, xforward.port) if xforward.addr and xforward.port else None
         entry = self._entries.get(key) if key else None
@@ -74,7 +82,7 @@ class SessionTable:
         if entry is None:
             session = Session(
                 id=f"{self._run}{next(self._numbers):x}",
-                address=xforward.addr or peer,
+                address=xforward.addr or address,
                 port=xforward.port,
                 name=xforward.name,
                 helo=xforward.helo,

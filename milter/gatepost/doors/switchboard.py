@@ -11,6 +11,8 @@ from gatepost.doors.lease import LeaseTable, Part, parts_for
 from gatepost.doors.session_table import SessionTable
 from gatepost.endpoint import Endpoint
 from gatepost.flow import Tally
+from gatepost.smtp.front import ehlo_reply
+from gatepost.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from gatepost.config import Config
@@ -28,6 +30,8 @@ class Switchboard:
     def __init__(self, config: Config, pipeline: Pipeline) -> None:
         self.hostname = socket.gethostname()
         self.banner = f"220 {self.hostname} ESMTP gatepost\r\n".encode("ascii", "replace")
+        self.hello = {b"EHLO": ehlo_reply(self.hostname), b"HELO": Reply.of(250, self.hostname).encode()}
+        """The answers to a client that greets."""
         self.settings = config.proxy
         self.content = config.content
         self.pipeline = pipeline

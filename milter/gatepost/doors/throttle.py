@@ -22,28 +22,27 @@ _log = structlog.get_logger("gatepost.proxy")
 class Throttle:
     """Pauses and resumes one transport for several reasons at once; no error once the transport is closed."""
 
-    __slots__ = ("_reasons", "_transport")
+    __slots__ = ("_reasons", "_transport", "is_holding")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._reasons: set[Reason] = set()
-
-    @property
-    def is_holding(self) -> bool:
+        self.is_holding = False
         """True while nothing is read."""
-        return bool(self._reasons)
 
     def hold(self, reason: Reason) -> None:
         """Read no more until the reason is gone; while nothing is read, the peer's end goes unnoticed."""
-        if not self._reasons and not self._transport.is_closing():
+        if not self.is_holding and not self._transport.is_closing():
             self._transport.pause_reading()
         self._reasons.add(reason)
+        self.is_holding = True
 
     def release(self, reason: Reason) -> None:
         """Take the reason away, and read on if it was the last; no error if it was none."""
-        if self._reasons:
+        if self.is_holding:
             self._reasons.discard(reason)
-            if not self._reasons and not self._transport.is_closing():
+            self.is_holding = bool(self._reasons)
+            if not self.is_holding and not self._transport.is_closing():
                 self._transport.resume_reading()
 
 

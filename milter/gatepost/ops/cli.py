@@ -7,6 +7,8 @@ import json as json_format
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,19 +17,23 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from gatepost.config import Config, load_config
-from gatepost.doors.milter_socket import SocketError, directory_problem
-from gatepost.endpoint import Endpoint
+from gatepost.config import read_config
+from gatepost.doors.milter_socket import SocketError
 from gatepost.errors import EX_CONFIG, EX_TEMPFAIL, ConfigError, Unavailable
 from gatepost.hooks import HOOKS
 from gatepost.ops import log
+from gatepost.ops.assembly import load_pipeline, refuse
+from gatepost.ops.check import report
+from gatepost.ops.check.examination import examine
 from gatepost.ops.demo.commands import demo
 from gatepost.ops.postfix.commands import app as postfix_app
-from gatepost.ops.service import Service, load_pipeline
+from gatepost.ops.service import Service
 from gatepost.ops.store_commands import app as store_app
 from gatepost.services.store import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gatepost.pipeline import Pipeline
 
 app = App(
@@ -59,27 +65,35 @@ def run(*, config: ConfigFile = None, log_level: str = "info") -> int:
     if log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"--log-level {log_level!r}: write debug, info, warning or error")
     log.configure(log_level)
-    settings = load_config(config)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
-    _leave_stuck_threads()
+    settings, wrong = read_config(config)
+    with _event_loop() as runner:
+        runner.run(refuse(settings, wrong) if wrong else Service(settings).run())
     return 0
 
 
-async def _serve(settings: Config) -> None:
-    service = Service(settings)
-    await service.start()
-    await service.run_until_stopped()
+@contextmanager
+def _event_loop() -> Iterator[asyncio.Runner]:
+    """Run coroutines with threads that do not keep the process from ending, however long a plugin is stuck in them."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        threads = ThreadPoolExecutor(thread_name_prefix="work")
+        runner.get_loop().set_default_executor(threads)
+        try:
+            yield runner
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            # For the runner to wait for, which would wait for ever for the others.
+            runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
 
 
-def _leave_stuck_threads() -> None:
+def _leave_stuck_threads(status: int) -> None:
     """End the process here and now if a hook's thread is stuck: Python would wait for it, for ever."""
     threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
     for thread in threads:
         thread.join(THREAD_GRACE_S)
     if stuck := sorted(thread.name for thread in threads if thread.is_alive()):
         structlog.get_logger("gatepost.service").warning("hooks still running are left behind", threads=stuck)
-        os._exit(0)
+        sys.stdout.flush()
+        os._exit(status)
 
 
 def _loop_factory() -> Any:
@@ -102,28 +116,31 @@ def _loop_factory() -> Any:
 
 
 @app.command
-def check(*, config: ConfigFile = None) -> int:
-    """Check the configuration, the plugins and the files they read; change nothing, start nothing."""
-    settings = load_config(config)
-    pipeline = asyncio.run(_load_and_stop(settings))
-    if problem := directory_problem(Endpoint.parse(settings.milter.socket)):
-        print(f"gatepost: warning: {problem}", file=sys.stderr)
-    names = ", ".join(loaded.name for loaded in pipeline.plugins) or "none"
-    source = settings.file or "the built-in default"
-    print(f"{source}: good. Plugins: {names}.")
-    return 0
+def check(*, config: ConfigFile = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Check the configuration, the plugins and the files they read, all at once; change nothing, start nothing.
+
+    Exit status 0 when the daemon would start (there may be warnings), 78 when it would not.
+
+    Parameters
+    ----------
+    json
+        Print JSON: a list of findings with severity (error, warning, note), file, line and problem.
+    """
+    # What plugins print must not get into the JSON.
+    with _event_loop() as runner, redirect_stdout(sys.stderr):
+        examination = runner.run(examine(config))
+    return report.show(examination, as_json=json)
 
 
-async def _load_and_stop(settings: Config) -> Pipeline:
+async def _load(file: Path | None) -> Pipeline:
     """Load the pipeline as the daemon would, on a store in memory, so that a live daemon's is not touched."""
     log.configure("warning")
+    config, wrong = read_config(file)
     store = open_store("sqlite::memory:")
     try:
-        pipeline = await load_pipeline(settings, store)
-        await pipeline.stop()
+        return await load_pipeline(config, store, wrong=wrong)
     finally:
         await store.close()
-    return pipeline
 
 
 @app.command
@@ -135,7 +152,7 @@ def hooks(*, config: ConfigFile = None, json: Annotated[bool, Parameter(negative
     json
         Print JSON: hook, door and plugins with file and mode.
     """
-    pipeline = asyncio.run(_load_and_stop(load_config(config)))
+    pipeline = asyncio.run(_load(config))
     rows = [
         {
             "hook": hook.name,
@@ -165,18 +182,24 @@ def hooks(*, config: ConfigFile = None, json: Annotated[bool, Parameter(negative
 
 def main() -> None:
     """Run the command line; the entry point of the `gatepost` script."""
+    status = _status()
+    _leave_stuck_threads(status)
+    sys.exit(status)
+
+
+def _status() -> int:
     try:
         status = app(exit_on_error=True, result_action="return_value")
     except ConfigError as error:
         for line in str(error).splitlines():
             print(f"gatepost: {line}", file=sys.stderr)
-        sys.exit(EX_CONFIG)
+        return EX_CONFIG
     except (SocketError, Unavailable) as error:
         print(f"gatepost: {error}", file=sys.stderr)
-        sys.exit(EX_TEMPFAIL)
+        return EX_TEMPFAIL
     except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)
+        return 130
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,17 +17,18 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@+<>[]()*,;!?#%&'~^|{}$")
+# One character alone must not be a dash: that is what stands for no value.
+_BARE = re.compile(r"(?!-\Z)[a-zA-Z0-9_.:/@+<>\[\]()*,;!?#%&'~^|{}$-]+")
 
 
 def logfmt_value(value: object) -> str:
     """Return a value as logfmt has it: bare where that is unambiguous, else in double quotes with escapes."""
-    if value is None or value == "":
-        return '""' if value == "" else "-"
+    if value is None:
+        return "-"
     if value is True or value is False:
         return "true" if value else "false"
     text = str(value)
-    if _PLAIN.issuperset(text) and text != "-":
+    if _BARE.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     if not escaped.isprintable():
@@ -40,7 +42,14 @@ def logfmt_value(value: object) -> str:
 def render_logfmt(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
     """Render one record: time (outside the journal), level, event, then the fields in the order they were given."""
     lead = {key: event.pop(key) for key in ("time", "level", "event") if key in event}
-    return " ".join(f"{key}={logfmt_value(value)}" for key, value in (*lead.items(), *event.items()))
+    return " ".join(
+        [
+            # A short cut past the call for what nearly every value is: this line is written for every message.
+            f"{key}={value if type(value) is str and _BARE.fullmatch(value) else logfmt_value(value)}"
+            for fields in (lead, event)
+            for key, value in fields.items()
+        ]
+    )
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:

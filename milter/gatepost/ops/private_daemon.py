@@ -152,6 +152,15 @@ class PrivateDaemon:
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
 
+    def wait(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """Return its exit status once it has ended by itself; TimeoutError if it does not."""
+        if self._process is None:
+            raise ConfigError("gatepost was not started", self.config_file)
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"gatepost goes on: {self._last_words()}") from error
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process is not None:

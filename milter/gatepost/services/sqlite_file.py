@@ -66,7 +66,10 @@ class Call(Generic[T]):
             self.result = self.work(file, now)
         except sqlite3.Error:
             raise
-        except Exception as error:  # noqa: BLE001 - a plugin's function failed: its caller gets it, the others go on
+        except StopIteration as error:
+            # A future cannot carry it.
+            self.error = RuntimeError(f"StopIteration in a function given to the store: {error}")
+        except BaseException as error:  # noqa: BLE001 - a plugin's function failed: its caller gets it, the others go on
             self.error = error
 
 

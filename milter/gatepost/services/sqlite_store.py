@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, assert_never, cast
 
 from gatepost.errors import Unavailable
@@ -33,7 +35,7 @@ _PAGE_ENTRIES = 256
 # An entry is a few facts about a client; this keeps a plugin from storing messages and stalling everyone.
 _VALUE_LIMIT_BYTES = 1 << 20
 
-_Pending = tuple[Call[Any], "asyncio.Future[Any]"]
+_Batch = list[tuple[Call[Any], "asyncio.Future[Any]"]]
 
 
 class SqliteStore(Store):
@@ -54,10 +56,12 @@ class SqliteStore(Store):
     ) -> None:
         self._file = SqliteFile(path, busy_timeout_s=busy_timeout_s, create=create)
         self._clock = clock
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        # A thread and a queue of our own: an executor's futures cost more than the work.
+        self._thread: threading.Thread | None = None
+        self._batches: SimpleQueue[tuple[asyncio.AbstractEventLoop, _Batch] | None] = SimpleQueue()
         self._purge_interval_s = purge_interval_s
         self._purge_timer: asyncio.TimerHandle | None = None
-        self._queue: list[_Pending] = []
+        self._queue: _Batch = []
         self._busy = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -119,8 +123,10 @@ class SqliteStore(Store):
         if self._purge_timer is not None:
             self._purge_timer.cancel()
         await self._idle.wait()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            self._batches.put(None)
+            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._file.close)
 
     def _ask(self, work: abc.Callable[[SqliteFile, float], R], *, writes: bool) -> asyncio.Future[R]:
         """Queue one piece of work and return the future of its result."""
@@ -142,19 +148,27 @@ class SqliteStore(Store):
         """Hand what has queued up to the thread, leaving out the calls whose callers have gone."""
         batch = [pending for pending in self._queue[:_BATCH_CALLS] if not pending[1].done()]
         del self._queue[:_BATCH_CALLS]
-        job = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._file.transact, [call for call, _ in batch], self._clock()
-        )
-        job.add_done_callback(partial(self._deliver, batch))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="store", daemon=True)
+            self._thread.start()
+        self._batches.put((asyncio.get_running_loop(), batch))
 
-    def _deliver(self, batch: abc.Sequence[_Pending], job: asyncio.Future[None]) -> None:
+    def _work(self) -> None:
+        """Be the thread: do one batch after the other, until None comes."""
+        while (job := self._batches.get()) is not None:
+            loop, batch = job
+            self._file.transact([call for call, _ in batch], self._clock())
+            # Closed with the daemon's end: nobody is left to hear it.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._deliver, batch)
+
+    def _deliver(self, batch: _Batch) -> None:
         """Wake the callers of a batch, then send the next one if there is any."""
         for call, future in batch:
             if future.done():
                 continue
-            error = call.error or job.exception()
-            if error is not None:
-                future.set_exception(error)
+            if call.error is not None:
+                future.set_exception(call.error)
             else:
                 future.set_result(call.result)
         if self._queue:

@@ -7,6 +7,7 @@ event loop is parsed in a thread, and the old version serves until that is done.
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -37,6 +38,7 @@ class WatchedFile(Generic[T]):
 
     def __init__(self, path: Path, parse: Callable[[str, Path], T]) -> None:
         self.path = path
+        self._name = str(path)
         self._parse = parse
         self._lock = threading.Lock()
         try:
@@ -61,7 +63,7 @@ class WatchedFile(Generic[T]):
         return self._value
 
     def _stat(self) -> _Stamp:
-        status = self.path.stat()
+        status = os.stat(self._name)  # noqa: PTH116 - for every message: a Path would cost more than the call
         return (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def _load(self) -> T:

@@ -9,8 +9,7 @@ because it is they that go on to the inner smtpd.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gatepost.address import Address
 from gatepost.smtp.error import SmtpSyntaxError
@@ -35,24 +34,28 @@ _KEYWORD = {
     b"FROM": re.compile(rb"\s*FROM:\s*", re.IGNORECASE),
     b"TO": re.compile(rb"\s*TO:\s*", re.IGNORECASE),
 }
-# What nearly every path looks like; all others take the long way.
-_PLAIN_PATH = re.compile(rb"<([^\s<>()\[\]\"\\,;:@\x00]+)@([A-Za-z0-9_.-]*[A-Za-z0-9_-])>(?=\s|\Z)")
+# What nearly every argument looks like, in groups: path, local part, domain, parameters. All others take the long way.
+_PATH_AND_PARAMETERS = rb"[ \t]*(<([^\s<>()\[\]\"\\,;:@\x00]+)@([A-Za-z0-9_.-]*[A-Za-z0-9_-])>)((?:[ \t][^\0\r\n]*)?)\Z"
+_PLAIN = {
+    b"FROM": re.compile(rb"[ \t]*FROM:" + _PATH_AND_PARAMETERS, re.IGNORECASE),
+    b"TO": re.compile(rb"[ \t]*TO:" + _PATH_AND_PARAMETERS, re.IGNORECASE),
+}
+# These would end or cut the line elsewhere (RFC 5321 section 4.1.2 wants a 501 for such characters).
+_LINE_ENDS = re.compile(rb"[\0\r\n]")
 _SPECIAL = re.compile(rb'[\\"<>\s]')
 # In groups: a quoted string's content, an escaped character, a domain literal, a bracket, anything else but blanks.
 _PIECE = re.compile(r'"((?:[^"\\]|\\.)*)"|\\(.)|(\[(?:[^\[\]\\]|\\.)*\])|([()<>])|([^"\\\[()<>\s]+)|\s+', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command line: the verb in upper case, and what follows it without blanks around."""
 
     verb: bytes
     argument: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What MAIL or RCPT named.
 
     `path` and `raw_parameters` are the exact bytes as given: the path with its angle brackets if it had any, the
@@ -68,10 +71,13 @@ class Envelope:
 
 def parse_command(line: bytes) -> Command:
     """Split a command line, with or without its line end; an empty line gives an empty verb."""
-    words = line.split(None, 1)
-    if not words:
-        return Command(b"")
-    return Command(words[0].upper(), words[1].rstrip() if len(words) > 1 else b"")
+    match line.split(None, 1):
+        case [verb, argument]:
+            return Command(verb.upper(), argument.rstrip())
+        case [verb]:
+            return Command(verb.upper())
+        case _:
+            return Command(b"")
 
 
 def parse_path(argument: bytes, keyword: Literal[b"FROM", b"TO"]) -> Envelope:
@@ -79,19 +85,17 @@ def parse_path(argument: bytes, keyword: Literal[b"FROM", b"TO"]) -> Envelope:
 
     Raises SmtpSyntaxError, with the reply that Postfix would give, where there is no address; so too for `TO:<>`.
     """
+    if plain := _PLAIN[keyword].match(argument):
+        path, local, domain, raw_parameters = plain.groups()
+        parameters = _parse_parameters(raw_parameters) if raw_parameters else {}
+        return Envelope(Address(_text(local), domain.decode("ascii")), path, parameters, raw_parameters)
     start = _KEYWORD[keyword].match(argument)
-    # NUL, CR and LF would end or cut the line elsewhere (RFC 5321 section 4.1.2 wants a 501 for such characters).
-    if start is None or start.end() == len(argument) or any(byte in argument for byte in (b"\0", b"\r", b"\n")):
+    if start is None or start.end() == len(argument) or _LINE_ENDS.search(argument):
         raise SmtpSyntaxError(_SYNTAX[keyword])
-    if plain := _PLAIN_PATH.match(argument, start.end()):
-        end = plain.end()
-        address = Address(_text(plain[1]), _text(plain[2]).lower())
-    else:
-        end = _token_end(argument, start.end())
-        parsed = _parse_address(_text(argument[start.end() : end])) if end > 0 else None
-        if parsed is None or (parsed.is_null and keyword == b"TO"):
-            raise SmtpSyntaxError(_BAD_ADDRESS[keyword])
-        address = parsed
+    end = _token_end(argument, start.end())
+    address = _parse_address(_text(argument[start.end() : end])) if end > 0 else None
+    if address is None or (address.is_null and keyword == b"TO"):
+        raise SmtpSyntaxError(_BAD_ADDRESS[keyword])
     raw_parameters = argument[end:]
     return Envelope(address, argument[start.end() : end], _parse_parameters(raw_parameters), raw_parameters)
 

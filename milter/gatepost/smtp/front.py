@@ -20,9 +20,8 @@ peer may give more recipients and say DATA again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from gatepost.smtp.command import LINE_LIMIT_BYTES, parse_command
 from gatepost.smtp.content import BareNewline, ContentScanner
@@ -45,28 +44,31 @@ __all__ = [
 ]
 
 
-class State(Enum):
-    """Where the dialogue stands."""
-
-    GREETED = "greeted"  # our banner is out
-    READY = "ready"  # EHLO or HELO accepted, no transaction
-    MAIL = "mail"  # MAIL accepted, no recipient yet
-    RCPT = "rcpt"  # at least one recipient accepted
-    DATA_SENT = "data sent"  # DATA given out, our 354 not said yet
-    CONTENT = "content"
-    ANSWER = "answer"  # the content has ended, our reply to it not said yet
-    CLOSED = "closed"  # QUIT answered, or the peer is gone
-
-
 _ANY = frozenset({b"EHLO", b"HELO", b"NOOP", b"RSET", b"QUIT", b"VRFY"})
 
-_ALLOWED: dict[State, frozenset[bytes]] = {
-    State.GREETED: _ANY | {b"XFORWARD"},
-    State.READY: _ANY | {b"XFORWARD", b"MAIL"},
-    State.MAIL: _ANY | {b"RCPT"},
-    State.RCPT: _ANY | {b"RCPT", b"DATA"},
-}
-"""The commands that make sense in each state (RFC 5321 section 4.1.4); in the other states none is read at all."""
+
+class State(Enum):
+    """Where the dialogue stands, and the commands that make sense there (RFC 5321 section 4.1.4)."""
+
+    allowed: frozenset[bytes]
+
+    def __new__(cls, words: str, allowed: frozenset[bytes] = frozenset()) -> Self:
+        """Make a state; `allowed` stands on it because hashing a state to look it up is slow."""
+        state = object.__new__(cls)
+        state._value_ = words
+        state.allowed = allowed
+        return state
+
+    GREETED = ("greeted", _ANY | {b"XFORWARD"})  # our banner is out
+    READY = ("ready", _ANY | {b"XFORWARD", b"MAIL"})  # EHLO or HELO accepted, no transaction
+    MAIL = ("mail", _ANY | {b"RCPT"})  # MAIL accepted, no recipient yet
+    RCPT = ("rcpt", _ANY | {b"RCPT", b"DATA"})  # at least one recipient accepted
+    # In these no command is read at all.
+    DATA_SENT = ("data sent",)  # DATA given out, our 354 not said yet
+    CONTENT = ("content",)
+    ANSWER = ("answer",)  # the content has ended, our reply to it not said yet
+    CLOSED = ("closed",)  # QUIT answered, or the peer is gone
+
 
 _AFTER_SUCCESS: dict[bytes, State] = {
     b"EHLO": State.READY,
@@ -77,7 +79,7 @@ _AFTER_SUCCESS: dict[bytes, State] = {
 }
 """The state after a 2xx reply; RSET has a rule of its own, and other commands change nothing."""
 
-_VERBS: frozenset[bytes] = frozenset().union(*_ALLOWED.values())
+_VERBS: frozenset[bytes] = frozenset().union(*(state.allowed for state in State))
 
 _WITHOUT_ARGUMENT = frozenset({b"DATA", b"RSET"})
 """As in Postfix (`data_cmd`, `rset_cmd`)."""
@@ -112,8 +114,7 @@ _OUT_OF_ORDER = {
 _NEED_MAIL = Reply.of(503, "Error: need MAIL command", "5.5.1")
 
 
-@dataclass(frozen=True, slots=True)
-class CommandReceived:
+class CommandReceived(NamedTuple):
     """A command that is in order: `line` is the whole of it, as received, without its line end."""
 
     verb: bytes
@@ -121,15 +122,13 @@ class CommandReceived:
     line: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ContentChunk:
+class ContentChunk(NamedTuple):
     """Content to pass on as it is; empty only where the machine's `stray` is set and the content is given up."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ContentEnd:
+class ContentEnd(NamedTuple):
     """The content has ended, and waits for a reply; the end itself (`content.END_OF_CONTENT`) is not in any chunk.
 
     `size` is in bytes, as received, without the end; `stray` names the first bare CR or LF, None if there was none.
@@ -140,8 +139,7 @@ class ContentEnd:
     stray: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(NamedTuple):
     """The peer is gone in the middle of a transaction: nothing of it may be queued."""
 
     state: State
@@ -186,13 +184,14 @@ class FrontMachine:
         """The first stray CR or LF of the content under way, told as soon as it is seen, before ContentEnd."""
         return self._scanner.stray if self._scanner is not None else None
 
-    def receive(self, data: bytes) -> None:
-        """Take bytes from the peer; the events they make are to be had from `next_event`."""
+    def receive(self, data: bytes) -> int:
+        """Take bytes from the peer; the events they make are to be had from `next_event`. Return `buffered`."""
         if self._eof:
             raise LocalError("bytes after the end of the stream")
         # Where nothing is left over this copies nothing, and content goes to the scanner as it came.
-        self._input = self._input[self._at :] + data
+        self._input = self._input[self._at :] + data if self._at < len(self._input) else data
         self._at = 0
+        return len(self._input)
 
     def receive_eof(self) -> None:
         """Take note that the peer has closed."""
@@ -200,11 +199,12 @@ class FrontMachine:
 
     def next_event(self) -> FrontEvent | None:
         """Return the next event; None when more bytes are needed, or the last command is still to be answered."""
-        if self._end_due:
-            return self._content_end()
-        if self._waiting is not None or self.state is State.CLOSED:
+        if self._waiting is not None:
+            return self._content_end() if self._end_due else None
+        state = self.state
+        if state is State.CLOSED or (self._at == len(self._input) and not self._eof):
             return None
-        event = self._next_content() if self.state is State.CONTENT else self._next_command()
+        event = self._next_content() if state is State.CONTENT else self._next_command()
         if event is None and self._eof and self._waiting is None:
             return self._peer_gone()
         return event
@@ -234,35 +234,34 @@ class FrontMachine:
             self.state = _AFTER_SUCCESS.get(verb, self.state)
 
     def _next_command(self) -> FrontEvent | None:
-        newline = self._input.find(b"\n", self._at)
+        start = self._at
+        newline = self._input.find(b"\n", start)
         if newline < 0:
             if self._discarding or self.buffered >= LINE_LIMIT_BYTES:
                 self._discarding = True
                 self._input, self._at = b"", 0
             return None
         # As Postfix's smtp_get: LF ends a line, and every CR before it goes.
-        line = self._input[self._at : newline].rstrip(b"\r")
-        too_long = self._discarding or newline + 1 - self._at > LINE_LIMIT_BYTES
-        self._discarding = False
         self._at = newline + 1
-        if too_long:
+        if self._discarding or newline + 1 - start > LINE_LIMIT_BYTES:
+            self._discarding = False
             return RemoteError(_TOO_LONG, f"command line over {LINE_LIMIT_BYTES} bytes")
-        return self._command(line)
-
-    def _command(self, line: bytes) -> FrontEvent:
-        command = parse_command(line)
-        verb = command.verb
-        if verb not in _ALLOWED[self.state]:
-            if verb not in _VERBS:
-                return RemoteError(_NOT_RECOGNIZED, f"unknown command {line[:80]!r}")
-            reply = _OUT_OF_ORDER.get((self.state, verb), _NEED_MAIL)
-            return RemoteError(reply, f"{verb.decode()} out of order in state {self.state.value!r}")
-        if command.argument and verb in _WITHOUT_ARGUMENT:
+        line = self._input[start:newline].rstrip(b"\r")
+        verb, argument = parse_command(line)
+        if verb not in self.state.allowed:
+            return self._refused(verb, line)
+        if argument and verb in _WITHOUT_ARGUMENT:
             return RemoteError(_NO_ARGUMENT, f"argument to {verb.decode()}")
         self._waiting = verb
         if verb == b"DATA":
             self.state = State.DATA_SENT
-        return CommandReceived(verb, command.argument, line)
+        return CommandReceived(verb, argument, line)
+
+    def _refused(self, verb: bytes, line: bytes) -> RemoteError:
+        if verb not in _VERBS:
+            return RemoteError(_NOT_RECOGNIZED, f"unknown command {line[:80]!r}")
+        reply = _OUT_OF_ORDER.get((self.state, verb), _NEED_MAIL)
+        return RemoteError(reply, f"{verb.decode()} out of order in state {self.state.value!r}")
 
     def _next_content(self) -> FrontEvent | None:
         data = self._input[self._at :]

@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 from gatepost.smtp.content import END_OF_CONTENT
 from gatepost.smtp.error import LocalError, RemoteError
-from gatepost.smtp.reply import Reply
+from gatepost.smtp.reply import Reply, parse_reply
 from gatepost.smtp.xforward import Xforward, encode
 
 __all__ = [
@@ -158,31 +158,33 @@ class InnerMachine:
         match = _REPLY_LINE.match(line)
         if match is None:
             return self._broken(f"not a reply line: {line[:80]!r}")
-        if self._lines and self._lines[0][:3] != match[1]:
+        code, separator = match.groups()
+        if separator != b"-" and not self._lines and len(line) < REPLY_LIMIT_BYTES:
+            return self._whole((line,))
+        if self._lines and self._lines[0][:3] != code:
             # Which of the two counts? The promise of 250 if and only if 250 leaves no room (RFC 5321 section 4.2.1).
-            return self._broken(f"two codes in one reply: {self._lines[0][:3]!r} and {match[1]!r}")
+            return self._broken(f"two codes in one reply: {self._lines[0][:3]!r} and {code!r}")
         self._lines.append(line)
         self._size += len(line) + 2
         if self._size > REPLY_LIMIT_BYTES:
             return self._broken(f"reply over {REPLY_LIMIT_BYTES} bytes")
-        if match[2] == b"-":
+        if separator == b"-":
             return None
-        reply = Reply.from_wire(self._lines)
-        self._lines = []
-        self._size = 0
-        return self._whole(reply)
+        lines, self._lines, self._size = tuple(self._lines), [], 0
+        return self._whole(lines)
 
-    def _whole(self, reply: Reply) -> Reply | Unsolicited:
-        solicited = self.expected > 0
-        if solicited:
-            self.expected -= 1
-        # smtpd closes after 421 (RFC 5321 section 3.8), and replies still due never come: the end of stream tells.
-        self._closing = self._closing or reply.code == 421
-        if not solicited:
+    def _whole(self, lines: tuple[bytes, ...]) -> Reply | Unsolicited:
+        reply = parse_reply(lines)
+        if not self.expected:
             self.state = State.CLOSED
-        elif self.expected == 0 and self.state is State.WAITING:
+            return Unsolicited(reply)
+        self.expected -= 1
+        # smtpd closes after 421 (RFC 5321 section 3.8), and replies still due never come: the end of stream tells.
+        if reply.code == 421:
+            self._closing = True
+        if not self.expected:
             self.state = State.READY
-        return reply if solicited else Unsolicited(reply)
+        return reply
 
     def _broken(self, detail: str) -> RemoteError:
         self.state = State.CLOSED

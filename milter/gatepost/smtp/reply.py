@@ -62,21 +62,7 @@ class Reply:
     @classmethod
     def from_wire(cls, wire_lines: list[bytes]) -> Reply:
         """Return the reply that these lines (without line ends) make up; the caller has checked their form."""
-        return _from_wire(tuple(wire_lines))
-
-    @classmethod
-    def _parse(cls, wire_lines: tuple[bytes, ...]) -> Reply:
-        code = int(wire_lines[0][:3])
-        lines: list[str] = []
-        enhanced = None
-        for wire_line in wire_lines:
-            text = wire_line[4:].decode("utf-8", "replace")
-            match = _ENHANCED.match(text)
-            if match is not None and int(match[1]) == code // 100:
-                enhanced = enhanced or match[0]
-                text = text[match.end() + 1 :]
-            lines.append(text)
-        return cls(code, tuple(lines), enhanced, b"\r\n".join(wire_lines) + b"\r\n")
+        return parse_reply(tuple(wire_lines))
 
     @property
     def text(self) -> str:
@@ -124,9 +110,19 @@ def printable(text: str) -> str:
 
 
 @lru_cache(maxsize=512)
-def _from_wire(wire_lines: tuple[bytes, ...]) -> Reply:
-    """Parse a reply; nearly all that an inner smtpd says is one of a dozen."""
-    return Reply._parse(wire_lines)
+def parse_reply(wire_lines: tuple[bytes, ...]) -> Reply:
+    """Do as `Reply.from_wire` does; nearly all that an inner smtpd says is one of a dozen replies, hence the cache."""
+    code = int(wire_lines[0][:3])
+    lines: list[str] = []
+    enhanced = None
+    for wire_line in wire_lines:
+        text = wire_line[4:].decode("utf-8", "replace")
+        match = _ENHANCED.match(text)
+        if match is not None and int(match[1]) == code // 100:
+            enhanced = enhanced or match[0]
+            text = text[match.end() + 1 :]
+        lines.append(text)
+    return Reply(code, tuple(lines), enhanced, b"\r\n".join(wire_lines) + b"\r\n")
 
 
 @lru_cache(maxsize=512)

@@ -7,12 +7,8 @@ IPv6 address. A value that is read here and written again is the same value to t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
-
-ATTRIBUTES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
-"""The attributes that Postfix knows, in the order in which its smtpd lists them."""
+from typing import Any, NamedTuple
 
 VALUE_LIMIT_BYTES = 255
 """A longer value makes the inner smtpd refuse the whole command with 501, the other attributes too (`xforward_cmd`)."""
@@ -20,19 +16,19 @@ VALUE_LIMIT_BYTES = 255
 LINE_LIMIT_BYTES = 512
 """RFC 5321 section 4.5.3.1.4: a command line with its CRLF; the front keeps to it too (`smtpd_proxy_xforward_send`)."""
 
-_UNAVAILABLE = b"[UNAVAILABLE]"
+_UNAVAILABLE = "[UNAVAILABLE]"
 # The second is of XCLIENT; Postfix does not send it here, others may.
-_UNKNOWN = frozenset({_UNAVAILABLE, b"[TEMPUNAVAIL]"})
+_UNKNOWN = frozenset({_UNAVAILABLE, "[TEMPUNAVAIL]"})
 _IPV6 = "IPv6:"
-# xtext (RFC 3461 section 4) as Postfix's xtext_quote writes it: `+` and all but printable ASCII is escaped.
+_WORD = re.compile(r"(?:\A|(?<=\s))([^\s=]+)=(\S+)", re.ASCII)
+# xtext (RFC 3461 section 4) as Postfix's xtext_quote writes it: `+` and all but printable ASCII is escaped. Read with
+# more patience: a `+` that begins no escape stands for itself.
 _ESCAPED = re.compile(rb"\+([0-9A-Fa-f]{2})")
-_NAMES = {name.encode(): name for name in ATTRIBUTES}
-_FIELDS = {name: name.lower() for name in ATTRIBUTES}
+_PLAIN = re.compile(r"[!-*,-~]{1,255}")
 _TO_ESCAPE = re.compile(rb"[^!-*,-~]")
 
 
-@dataclass(frozen=True, slots=True)
-class Xforward:
+class Xforward(NamedTuple):
     """The client as the front knows it; None for what it does not know.
 
     Text is decoded, bytes that are not UTF-8 as surrogate escapes. `addr` is without the `IPv6:` prefix; `ident` is the
@@ -42,17 +38,21 @@ class Xforward:
     name: str | None = None
     addr: str | None = None
     port: int | None = None
+    proto: str | None = None
     helo: str | None = None
     ident: str | None = None
-    proto: str | None = None
     source: str | None = None
 
     def updated(self, argument: bytes) -> Xforward:
         """Return this with what one more XFORWARD command says; the front sends as many as it needs."""
-        changes: dict[str, Any] = {_FIELDS[name]: value for name, value in parse(argument).items()}
+        changes: dict[str, Any] = {name.lower(): value for name, value in parse(argument).items()}
         if (port := changes.get("port")) is not None:
             changes["port"] = int(port) if port.isascii() and port.isdecimal() else None
-        return replace(self, **changes)
+        return self._replace(**changes)
+
+
+ATTRIBUTES = tuple(field.upper() for field in Xforward._fields)
+"""The attributes that Postfix knows, in the order in which its smtpd lists them."""
 
 
 def parse(argument: bytes) -> dict[str, str | None]:
@@ -62,15 +62,14 @@ def parse(argument: bytes) -> dict[str, str | None]:
     ("queue file write error", `smtpd_proxy_connect`).
     """
     attributes: dict[str, str | None] = {}
-    for word in argument.split():
-        name_bytes, _, value = word.partition(b"=")
-        name = _NAMES.get(name_bytes.upper())
-        if name is None or not value:
+    for word, value in _WORD.findall(argument.decode("utf-8", "surrogateescape")):
+        name = word.upper()
+        if name not in ATTRIBUTES:
             continue
-        if value.startswith(b"[") and value.upper() in _UNKNOWN:
+        if value[0] == "[" and value.upper() in _UNKNOWN:
             attributes[name] = None
             continue
-        text = _decode(value)
+        text = _unescaped(value) if "+" in value else value
         if name == "ADDR" and text[: len(_IPV6)].lower() == _IPV6.lower():
             text = text[len(_IPV6) :]
         attributes[name] = text
@@ -85,39 +84,37 @@ def encode(xforward: Xforward, offered: frozenset[str] = frozenset(ATTRIBUTES)) 
     `[UNAVAILABLE]` if it is None or too long, so that nothing is left from before; an unknown SOURCE is sent as REMOTE,
     for a LOCAL message gets its header rewritten.
     """
-    commands: list[bytes] = []
-    command = b"XFORWARD"
-    for name in ATTRIBUTES:
-        if name not in offered:
-            continue
-        word = b" %b=%b" % (name.encode(), _value(xforward, name))
-        if len(command) + len(word) + 2 > LINE_LIMIT_BYTES:
+    words = [
+        f" {name}={_xtext(name, value)}" for name, value in zip(ATTRIBUTES, xforward, strict=True) if name in offered
+    ]
+    commands: list[str] = []
+    command = ""
+    for word in words:
+        if command and len(command) + len(word) + 2 <= LINE_LIMIT_BYTES:
+            command += word
+        else:
             commands.append(command)
-            command = b"XFORWARD"
-        command += word
-    if command != b"XFORWARD":
-        commands.append(command)
-    return b"".join([line + b"\r\n" for line in commands])
+            command = f"XFORWARD{word}"
+    return "".join([f"{line}\r\n" for line in (*commands[1:], command) if line]).encode("ascii")
 
 
-def _value(xforward: Xforward, name: str) -> bytes:
-    value = getattr(xforward, _FIELDS[name])
+def _xtext(name: str, value: str | int | None) -> str:
+    """Return a value as it goes on the wire."""
     if value is None:
-        return b"REMOTE" if name == "SOURCE" else _UNAVAILABLE
+        return "REMOTE" if name == "SOURCE" else _UNAVAILABLE
     text = str(value)
     if name == "ADDR" and ":" in text:
         text = _IPV6 + text
-    wire = _encode(text)
-    return wire if 0 < len(wire) <= VALUE_LIMIT_BYTES else _UNAVAILABLE
+    if _PLAIN.fullmatch(text):
+        return text
+    escaped = _TO_ESCAPE.sub(_escape, text.encode("utf-8", "surrogateescape")).decode("ascii")
+    return escaped if 0 < len(escaped) <= VALUE_LIMIT_BYTES else _UNAVAILABLE
 
 
-def _decode(wire: bytes) -> str:
-    """Decode xtext; a `+` that begins no escape stands for itself."""
-    if b"+" in wire:
-        wire = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), wire)
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"+%02X" % match[0][0]
+
+
+def _unescaped(value: str) -> str:
+    wire = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), value.encode("utf-8", "surrogateescape"))
     return wire.decode("utf-8", "surrogateescape")
-
-
-def _encode(text: str) -> bytes:
-    wire = text.encode("utf-8", "surrogateescape")
-    return _TO_ESCAPE.sub(lambda match: b"+%02X" % match[0][0], wire)

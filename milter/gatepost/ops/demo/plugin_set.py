@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gatepost.config import Config, HooksSection, PluginEntry, load_config
 from gatepost.loader import DEFAULT_DIRECTORY
-from gatepost.ops.service import load_pipeline
+from gatepost.ops.assembly import load_pipeline
 from gatepost.services.store import open_store
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The command line: `gatepost postfix show|diff|apply|revert`.
+"""The command line: `gatepost postfix show|diff|apply|revert|doctor`.
 
 Everything wrong is a ConfigError, which `gatepost.ops.cli` turns into one line and an exit status. `diff` ends with 1
 when there is something to change, as diff(1) does.
@@ -6,6 +6,7 @@ when there is something to change, as diff(1) does.
 
 from __future__ import annotations
 
+import asyncio
 import json as json_format
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 - cyclopts reads it at run time
@@ -17,8 +18,11 @@ from rich.text import Text
 
 from gatepost.config import load_config
 from gatepost.errors import ConfigError
+from gatepost.ops import log
 from gatepost.ops.postfix import change, plan, postconf, report
 from gatepost.ops.postfix.backup import Backup
+from gatepost.ops.postfix.doctor import diagnosis, examination, roster
+from gatepost.ops.postfix.doctor import report as doctor_report
 from gatepost.ops.postfix.fronts import Configuration
 from gatepost.ops.postfix.milters import Choice  # noqa: TC001 - cyclopts reads it at run time
 
@@ -138,6 +142,43 @@ def revert(target: Target | None = None, *, force: _Flag = False, reload: _Flag 
         _say(line)
     _finish(directory, "{reload}, then gatepost can be stopped", reload=reload)
     return 0
+
+
+@app.command
+def doctor(
+    target: Target | None = None,
+    *,
+    config: Path | None = None,
+    service: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    json: _Flag = False,
+) -> int:
+    """Look for what will not work between Postfix and gatepost, and say how to mend it; changes nothing.
+
+    Reads both configurations, the files of plugins that know recipients, and greets the live sockets. Ends with 1 if
+    there is a finding; notes do not count.
+
+    Parameters
+    ----------
+    config
+        gatepost's configuration. Default: /etc/gatepost/gatepost.toml, or the built-in one.
+    service
+        A front to look at, such as smtp/inet; may be repeated. Default: every service that passes mail to gatepost.
+    json
+        Print a list of objects with service, parameter, problem, remedy, command and severity.
+    """
+    log.configure("error")
+    settings = load_config(config)
+    there = postconf.open_directory((target or Target()).config_dir)
+    record = Backup(there.directory).record()
+    plugins = asyncio.run(roster.read(settings))
+    facts = examination.examine(settings, plugins, there, record, service, config)
+    found = diagnosis.on_paper(facts)
+    found += diagnosis.alive(facts, found)
+    if json:
+        _say(json_format.dumps([one.as_json() for one in found], indent=2))
+    else:
+        doctor_report.show(facts, found)
+    return 1 if any(one.severity == "finding" for one in found) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,17 @@ class Postconf:
         expanded = self._by_service("-P", "-x")
         return tuple(Service(key, fields[key], options.get(key, {}), expanded.get(key, {})) for key in fields)
 
-    def values(self, *names: str, expand: bool = False) -> dict[str, str]:
-        """The parameters of these names in force (main.cf, else the default); those that Postfix lacks are left out."""
-        return self._parameters(*(("-x",) if expand else ()), *names)
+    def values(self, *names: str, expand: bool = False, over: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The parameters of these names in force (main.cf, else the default); those that Postfix lacks are left out.
+
+        `over` are settings that stand over main.cf's, as a service's own do.
+        """
+        overriding = (word for name, value in (over or {}).items() for word in ("-o", f"{name}={value}"))
+        return self._parameters(*(("-x",) if expand else ()), *overriding, *names)
+
+    def written(self, *names: str) -> dict[str, str]:
+        """The parameters of these names that main.cf sets, as they stand there."""
+        return self._parameters("-n", *names)
 
     def known(self, *names: str) -> frozenset[str]:
         """Which of these parameters this version of Postfix has."""

@@ -1,0 +1,1 @@
+"""`gatepost check`: everything wrong with a configuration and all that it leads to, at once, beside a live daemon."""

@@ -1,0 +1,155 @@
+"""All facts, gathered once: gatepost's configuration and plugins, every smtpd service, and what `apply` would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from gatepost.errors import ConfigError
+from gatepost.ops.postfix import entry, fronts, listener, milters, plan
+from gatepost.ops.postfix.doctor import place
+from gatepost.ops.postfix.doctor.remedy import Remedies
+from gatepost.ops.postfix.doctor.smtpd import PARAMETERS, Smtpd
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from gatepost.config import Config
+    from gatepost.ops.postfix.backup import Record
+    from gatepost.ops.postfix.doctor.roster import Roster
+    from gatepost.ops.postfix.fronts import Configuration
+    from gatepost.ops.postfix.plan import Plan
+    from gatepost.ops.postfix.postconf import Postconf
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was read. `main` is main.cf's values, expanded; `smtpds` are all services that run smtpd, by key.
+
+    `planned` is what `apply` wants, or the reason for which it would refuse.
+    """
+
+    config: Config
+    roster: Roster
+    postconf: Postconf
+    configuration: Configuration
+    main: Mapping[str, str]
+    smtpds: Mapping[str, Smtpd]
+    fronts: Sequence[Smtpd]
+    inner_key: str
+    planned: Plan | str
+    remedies: Remedies
+
+    @property
+    def inner(self) -> Smtpd | None:
+        """The service at proxy.inner, None if there is no such smtpd."""
+        return self.smtpds.get(self.inner_key)
+
+    @property
+    def queue_directory(self) -> Path:
+        """Where smtpd stands."""
+        return self.configuration.queue_directory
+
+    @property
+    def sockets(self) -> dict[str, str]:
+        """proxy.listen and milter.socket by name, as places (`place.canonical`)."""
+        there = {"proxy.listen": self.config.proxy.listen, "milter.socket": self.config.milter.socket}
+        return {key: place.canonical(address, self.queue_directory) for key, address in there.items()}
+
+    def is_ours(self, element: str) -> bool:
+        """Whether an element of smtpd_milters is gatepost's milter, in whatever spelling."""
+        address, ours = place.of_milter(element), self.sockets["milter.socket"]
+        return ours in {
+            place.canonical(address, self.queue_directory),
+            # To a chrooted smtpd the queue directory is the root.
+            place.canonical(address.replace(":/", f":{self.queue_directory}/", 1), self.queue_directory),
+        }
+
+    def is_proxy(self, address: str) -> bool:
+        """Whether a value of smtpd_proxy_filter is gatepost's proxy."""
+        return bool(address) and place.canonical(address, self.queue_directory) == self.sockets["proxy.listen"]
+
+
+def examine(
+    config: Config,
+    roster: Roster,
+    postconf: Postconf,
+    record: Record | None,
+    services: Collection[str] = (),
+    config_file: Path | None = None,
+) -> Examination:
+    """Gather the facts about these services, or all that pass mail to gatepost; ConfigError for a bad configuration.
+
+    `record` is that of the backup, `config_file` what --config said.
+    """
+    configuration = fronts.Configuration.read(postconf)
+    inner_key = f"{listener.inner_service(config.proxy.inner)}/inet"
+    smtpds = {one.key: Smtpd.read(postconf, one) for one in configuration.services if one.program == "smtpd"}
+    applied = record.applied if record is not None else plan.Applied()
+    directory = configuration.directory
+    facts = Examination(
+        config=config,
+        roster=roster,
+        postconf=postconf,
+        configuration=configuration,
+        main=postconf.values(*PARAMETERS, expand=True),
+        smtpds=smtpds,
+        fronts=(),
+        inner_key=inner_key,
+        planned="",
+        remedies=Remedies(config, config_file, directory, ()),
+    )
+    keys = _fronts(facts, services, applied)
+    facts = replace(facts, fronts=tuple(smtpds[key] for key in keys))
+    decided, asked = _decided(facts, applied)
+    remedies = Remedies(config, config_file, directory, keys, "keep-front" if asked else None)
+    return replace(facts, remedies=remedies, planned=_planned(facts, keys, decided))
+
+
+def _fronts(facts: Examination, requested: Collection[str], applied: plan.Applied) -> tuple[str, ...]:
+    if requested:
+        named = fronts.named(facts.configuration, requested, (), facts.inner_key)
+        return tuple(key for key in facts.smtpds if key in named)
+    earlier = {one.service for one in applied.fronts}
+    return tuple(
+        key
+        for key, smtpd in facts.smtpds.items()
+        if key != facts.inner_key and (key in earlier or facts.is_proxy(smtpd.text("smtpd_proxy_filter")))
+    )
+
+
+def _decided(facts: Examination, applied: plan.Applied) -> tuple[plan.Applied, bool]:
+    """What was applied, completed for services that were set up by hand; and whether apply would ask for --milters.
+
+    Milters that stand on a front although nobody has decided about them are there by somebody's will: kept.
+    """
+    decided, asked = [], False
+    for front in facts.fronts:
+        there = applied.front(front.key)
+        if there is None or there.milters is None:
+            others = [one for one in milters.elements(front.text("smtpd_milters")) if not facts.is_ours(one)]
+            asked = asked or bool(others or front.text("smtpd_milter_maps"))
+            there = milters.FrontRecord(front.key, "keep-front", front.service.options.get("smtpd_milters"))
+        decided.append(there)
+    looked_at = {front.key for front in facts.fronts}
+    decided += [one for one in applied.fronts if one.service not in looked_at]
+    inner = applied.inner
+    if facts.inner is not None and _is_gateposts(facts, facts.inner):
+        inner = facts.inner_key
+    return plan.Applied(tuple(decided), inner), asked
+
+
+def _is_gateposts(facts: Examination, inner: Smtpd) -> bool:
+    return entry.is_ours(inner.service) or any(
+        facts.is_ours(one) for one in milters.elements(inner.text("smtpd_milters"))
+    )
+
+
+def _planned(facts: Examination, keys: Collection[str], applied: plan.Applied) -> plan.Plan | str:
+    config = facts.config
+    settings = plan.Settings(config.proxy.listen, config.proxy.inner, config.milter.socket)
+    try:
+        return plan.make(facts.configuration, settings, services=keys, applied=applied)
+    except ConfigError as error:
+        return error.message

@@ -1,0 +1,94 @@
+"""The fronts: is there one, does it pass its mail to gatepost, and does nothing on it get in gatepost's way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gatepost.ops.postfix import listener
+from gatepost.ops.postfix.doctor.finding import MAIN, Finding
+from gatepost.ops.postfix.doctor.value import elements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gatepost.ops.postfix.doctor.examination import Examination
+    from gatepost.ops.postfix.doctor.smtpd import Smtpd
+
+_SUBMISSION = frozenset({"submission", "submissions", "smtps", "587", "465"})
+"""Names and ports of services that are for users who log in, and for nothing else (RFC 6409, RFC 8314)."""
+
+
+def find(facts: Examination) -> Iterator[Finding]:
+    """Look at every front."""
+    if not facts.fronts:
+        yield _none(facts)
+    for front in facts.fronts:
+        if not facts.is_proxy(front.text("smtpd_proxy_filter")):
+            yield _elsewhere(facts, front)
+        if "speed_adjust" in front.words("smtpd_proxy_options"):
+            yield _speed_adjust(facts, front)
+        if front.yes("smtpd_sasl_auth_enable") and not facts.config.milter.edge:
+            yield _logins(facts, front)
+
+
+def _none(facts: Examination) -> Finding:
+    refused = f" ({facts.planned})" if isinstance(facts.planned, str) else ""
+    return Finding(
+        MAIN,
+        "smtpd_proxy_filter",
+        f"no smtpd service has gatepost's proxy ({facts.config.proxy.listen}) as its smtpd_proxy_filter, "
+        f"so no mail passes through gatepost{refused}",
+        "put gatepost before the service that the Internet reaches; --service NAME/TYPE says which",
+        facts.remedies.apply(),
+    )
+
+
+def _elsewhere(facts: Examination, front: Smtpd) -> Finding:
+    # Chrooted or not: whether it can be reached is asked by `sockets`.
+    address = listener.proxy_filter(facts.config.proxy.listen, facts.queue_directory, chrooted=False)
+    return Finding(
+        front.key,
+        "smtpd_proxy_filter",
+        f"{front.shown('smtpd_proxy_filter')}, but gatepost's proxy.listen is {facts.config.proxy.listen}: "
+        "this service's mail does not pass through gatepost",
+        "set it to gatepost's; a filter that is meant to stand there goes behind gatepost's inner service",
+        facts.remedies.set_option(front.key, "smtpd_proxy_filter", address)
+        if front.text("smtpd_proxy_filter")
+        else facts.remedies.apply(),
+    )
+
+
+def _speed_adjust(facts: Examination, front: Smtpd) -> Finding:
+    others = ",".join(one for one in elements(front.text("smtpd_proxy_options")) if one != "speed_adjust")
+    return Finding(
+        front.key,
+        "smtpd_proxy_options",
+        f"{front.shown('smtpd_proxy_options')}: with speed_adjust Postfix answers RCPT before gatepost is asked, and "
+        "the first recipient that gatepost refuses refuses the whole message",
+        "remove speed_adjust",
+        facts.remedies.set_option(front.key, "smtpd_proxy_options", others),
+    )
+
+
+def _logins(facts: Examination, front: Smtpd) -> Finding:
+    name = front.key.rpartition("/")[0].rpartition(":")[2]
+    problem = (
+        f"{front.shown('smtpd_sasl_auth_enable')} while milter.edge is off: XFORWARD does not say who has logged in, "
+        "so skip_authenticated never applies and your own users are greylisted, listed and refused like strangers"
+    )
+    if name not in _SUBMISSION:
+        return Finding(
+            front.key,
+            "smtpd_sasl_auth_enable",
+            problem,
+            "let users log in at a submission service without gatepost, and not here",
+            facts.remedies.set_option(front.key, "smtpd_sasl_auth_enable", "no"),
+        )
+    # A submission service without logins would be none: gatepost is what must go.
+    left = tuple(one.key for one in facts.fronts if one is not front)
+    command = facts.remedies.revert()
+    if left:
+        command += f" && {facts.remedies.apply_to(left)}"
+    return Finding(
+        front.key, "smtpd_sasl_auth_enable", problem, "take gatepost off this service: it is for users only", command
+    )

@@ -1,0 +1,127 @@
+"""The unit as it is shipped, under the real systemd, with Debian's own Postfix: its sandbox, socket and watchdog."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.machine.documented_commands import perform, steps
+from tests.machine.machine import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.machine.machine import Machine
+
+SEND = "smtp-source -s 4 -m {count} -l 2000 -f a@example.net -t root@localhost 127.0.0.1:25"
+
+
+@pytest.fixture(scope="module")
+def installed(machine: Machine) -> Machine:
+    """The machine after the README's own installation."""
+    for step in steps((CHECKOUT / "README.md").read_text()):
+        if step.heading == "Put it on your Postfix":
+            perform(machine, step)
+    return machine
+
+
+@pytest.fixture(autouse=True)
+def running(installed: Machine) -> None:
+    installed.run("systemctl reset-failed gatepost gatepost.socket; systemctl start gatepost")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
+        time.sleep(0.1)
+
+
+def shown(machine: Machine, name: str) -> str:
+    return machine.run(f"systemctl show -p {name} --value gatepost").strip()
+
+
+def test_it_runs_as_its_own_user_and_mail_passes(installed: Machine) -> None:
+    process = installed.run(f"ps -o user=,group= -p {shown(installed, 'MainPID')}")
+    assert process.split() == ["gatepost", "gatepost"]
+    installed.run(SEND.format(count=4))
+    assert "reply=250" in installed.run("journalctl -u gatepost --no-pager -n 5")
+
+
+def test_the_milter_socket_is_postfixs_to_use(installed: Machine) -> None:
+    owner = installed.run("stat -c '%U:%G %a' /var/spool/postfix/gatepost/milter.sock")
+    assert owner.strip() == "gatepost:postfix 660"
+
+
+def test_systemd_rates_the_sandbox_at_1_3_or_better(installed: Machine) -> None:
+    rating = installed.run("systemd-analyze security --no-pager gatepost.service | tail -n 1")
+    found = re.search(r"Overall exposure level for gatepost.service: ([\d.]+)", rating)
+    assert found, rating
+    assert float(found[1]) <= 1.3
+
+
+def test_restarts_under_load_turn_no_client_away(installed: Machine) -> None:
+    installed.run(f"({SEND.format(count=400)}; echo $? >/tmp/sent) >/tmp/load 2>&1 & echo started")
+    for _ in range(3):
+        before = shown(installed, "MainPID")
+        installed.run("systemctl restart gatepost")
+        assert shown(installed, "MainPID") != before
+    wait_until(lambda: installed.attempt("cat /tmp/sent").returncode == 0)
+    told = installed.attempt("cat /tmp/load; journalctl --no-pager | grep -E 'warning|error|event=st'").stdout
+    assert installed.run("cat /tmp/sent").strip() == "0", told
+    assert "queue file write error" not in installed.run("journalctl --no-pager")
+
+
+def test_a_client_waits_while_nobody_serves(installed: Machine) -> None:
+    installed.run("systemctl stop gatepost")
+    # The socket starts it again: that a client comes is reason enough.
+    installed.run(SEND.format(count=1))
+    assert shown(installed, "ActiveState") == "active"
+
+
+def test_a_killed_daemon_is_back_at_once(installed: Machine) -> None:
+    before = shown(installed, "MainPID")
+    installed.run(f"kill -9 {before}")
+    wait_until(lambda: shown(installed, "ActiveState") == "active" and shown(installed, "MainPID") != before)
+    installed.run(SEND.format(count=4))
+
+
+def test_a_reload_with_a_mistake_fails_with_its_reason_and_changes_nothing(installed: Machine) -> None:
+    before = shown(installed, "MainPID")
+    installed.run("cp /etc/gatepost/gatepost.toml /tmp/good; echo 'blak = 1' >>/etc/gatepost/gatepost.toml")
+    assert installed.attempt("systemctl reload gatepost").returncode != 0
+    log = installed.run("journalctl -u gatepost --no-pager -n 20")
+    assert "greylist has no option 'blak'" in log
+    installed.run("cp /tmp/good /etc/gatepost/gatepost.toml; systemctl reload gatepost")
+    assert shown(installed, "MainPID") == before
+    installed.run(SEND.format(count=4))
+
+
+def test_a_plugin_that_holds_the_event_loop_gets_the_daemon_restarted(installed: Machine) -> None:
+    plugin = "import time\\nfrom gatepost import Plugin\\nclass Stuck(Plugin):\\n    def mail(self, t, s, p):\\n"
+    plugin += "        if s.local == 'stuck': time.sleep(600)\\n"
+    installed.run(f'mkdir -p /etc/gatepost/hooks; printf "{plugin}" >/etc/gatepost/hooks/stuck.py')
+    installed.run("cp /etc/gatepost/gatepost.toml /tmp/good")
+    installed.run("printf '\\n[[plugin]]\\nname = \"stuck\"\\n' >>/etc/gatepost/gatepost.toml")
+    installed.run("mkdir -p /run/systemd/system/gatepost.service.d")
+    installed.run("printf '[Service]\\nWatchdogSec=1\\n' >/run/systemd/system/gatepost.service.d/quick.conf")
+    installed.run("systemctl daemon-reload && systemctl restart gatepost")
+    before = shown(installed, "MainPID")
+    installed.run("swaks --server 127.0.0.1 --from stuck@example.net --to root@localhost >/dev/null 2>&1 & echo")
+    wait_until(lambda: shown(installed, "ActiveState") == "active" and shown(installed, "MainPID") not in {before, "0"})
+    log = installed.run("journalctl -u gatepost --no-pager")
+    assert "Watchdog timeout" in log
+    assert re.search(r'File "/etc/gatepost/hooks/stuck.py", line 5 in mail', log), "the log names the line"
+    installed.run("rm -r /run/systemd/system/gatepost.service.d; cp /tmp/good /etc/gatepost/gatepost.toml")
+    installed.run("systemctl daemon-reload && systemctl restart gatepost")
+
+
+def test_a_wrong_configuration_is_not_tried_again_and_again(installed: Machine) -> None:
+    installed.run("cp /etc/gatepost/gatepost.toml /tmp/good; echo 'blak = 1' >>/etc/gatepost/gatepost.toml")
+    installed.attempt("systemctl restart gatepost")
+    wait_until(lambda: shown(installed, "ActiveState") == "failed")
+    assert shown(installed, "ExecMainStatus") == "78"
+    assert "greylist has no option 'blak'" in installed.run("journalctl -u gatepost --no-pager -n 20")
+    installed.run("cp /tmp/good /etc/gatepost/gatepost.toml")

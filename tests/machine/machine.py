@@ -32,12 +32,13 @@ mount --make-rprivate /
 scratch=$1; shift
 mount -t tmpfs -o size=2g,mode=755 tmpfs "$scratch"
 number=0
-for directory in /etc /opt /var /usr /root /home "$@"; do
+# /tmp last: it hides $scratch.
+for directory in /etc /opt /var /usr /root /home "$@" /tmp; do
     number=$((number + 1)); mkdir -p "$scratch/$number/up" "$scratch/$number/work"
     layers=lowerdir=$directory,upperdir=$scratch/$number/up,workdir=$scratch/$number/work
     mount -t overlay overlay -o "$layers" "$directory"
 done
-for directory in /run /tmp /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs "$directory"; done
+for directory in /run /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs "$directory"; done
 chmod 755 /run
 umount -l -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -104,9 +104,11 @@ class Aliases(Plugin[Options]):
         return table.listings()
 
     def _read(self, text: str, path: Path) -> Table:
-        table = _parse(text, path, self.options().detail_delimiter, self.parse_overrides)
+        table, errors = _parse(text, path, self.options().detail_delimiter, self.parse_overrides)
         for lines in table.loops():
             self.log.warning("alias loop: mail to it is refused", file=str(path), lines=lines)
+        if errors:
+            raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
         if astray := table.targets_without_entry():
             self.log.warning(
                 "targets in listed domains have no entry and are delivered as they are",
@@ -230,7 +232,10 @@ _RIGHT = re.compile(rf'\s*{_OPTIONS}((?:{_QUOTED}|[^()"])*){_OPTIONS}\s*', re.DO
 _ADDRESS = re.compile(rf'(?:{_QUOTED}|[^\x00-\x20\x7f\s()<>\[\]:;@\\,"]+)(?:@[^\x00-\x20\x7f\s()<>:;@\\,"*]+)?')
 
 
-def _parse(text: str, path: Path, delimiter: str, parse_overrides: Callable[[str, str], Overrides]) -> Table:
+def _parse(
+    text: str, path: Path, delimiter: str, parse_overrides: Callable[[str, str], Overrides]
+) -> tuple[Table, list[ConfigError]]:
+    """Return the lines that are right, and what is wrong with the others."""
     table = Table(delimiter)
     read: dict[str, Overrides] = {}
     errors: list[ConfigError] = []
@@ -247,9 +252,7 @@ def _parse(text: str, path: Path, delimiter: str, parse_overrides: Callable[[str
                 table.domains.add(address.domain)
         except ConfigError as error:
             errors.append(error.at(path, number))
-    if errors:
-        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
-    return table
+    return table, errors
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:

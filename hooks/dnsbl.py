@@ -70,5 +70,5 @@ class Dnsbl(Plugin[Options]):
         ip = transaction.session.ip
         if ip is None or any(ip in network for network in options.skip_networks):
             return None
-        inquiry = ZoneInquiry(self.dns, self.log, self.notes(transaction))
+        inquiry = ZoneInquiry(self.dns, self.log.bind(txn=transaction.id), self.notes(transaction))
         return inquiry.verdict(options, [ZoneQuestion.client(ip)])

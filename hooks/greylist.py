@@ -30,7 +30,7 @@ REPLIES
 
 FAILURE
     When the store does not answer, on_unavailable decides: "defer" (451) or "pass".
-    `gatepost store list greylist:` shows what is known; `gatepost store delete` forgets it.
+    `gatepost store list greylist:` shows what is known; `gatepost store delete --prefix greylist:` forgets it.
 """
 
 from __future__ import annotations

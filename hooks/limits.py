@@ -6,8 +6,9 @@ given back when the transaction ends. Counts are kept in the store, through a re
 counted either: a client that keeps trying gets through as soon as there is room.
 
 HOOKS
-    mail                messages from the client, the sender and the login
-    rcpt                recipients from them, and for the recipient's domain
+    rcpt                messages and recipients from the client, the sender and the login, and recipients in a domain.
+                        A message counts with its first recipient that is limited: one that is whitelisted or has
+                        `limits=off` in the file of aliases gets through, and counts for nobody
     reset_transaction   gives back what was not queued
     Put it after the plugins that refuse senders and recipients, so that these take no room even for a moment; after
     client_options and aliases, which can set its options; and after whitelist.
@@ -44,7 +45,7 @@ REPLIES
 FAILURE
     When the store does not answer, on_unavailable decides: "defer" (451) or "pass". After a crash, and where the store
     fails between the two, mail that was not queued stays counted until its window is over.
-    `gatepost store list limits:` shows the counts; `gatepost store delete` forgets them.
+    `gatepost store list limits:` shows the counts; `gatepost store delete --prefix limits:` forgets them.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ from typing import TYPE_CHECKING
 from limits import parse
 from pydantic import Field
 
-from gatepost import Action, Charge, Plugin, PluginOptions, RateLimiter, Rates, Recipient, denial
+from gatepost import Action, Charge, Plugin, PluginOptions, RateLimiter, Rates, denial
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine
 
-    from gatepost import Address, Session, Transaction, Verdict
+    from gatepost import Recipient, Session, Transaction, Verdict
 
 
 class Options(PluginOptions):
@@ -101,43 +102,51 @@ class Limits(Plugin[Options]):
     def init(self) -> None:
         self._limiter = RateLimiter(self.store, self.name)
 
-    def mail(
-        self, transaction: Transaction, sender: Address, parameters: Mapping[str, str | None]
-    ) -> Coroutine[None, None, Verdict | None] | None:
-        options = self.options(transaction)
-        return self._take(transaction, _charges(options, _messages(options, transaction)), options)
-
     def rcpt(self, transaction: Transaction, recipient: Recipient) -> Coroutine[None, None, Verdict | None] | None:
         options = self.options(recipient)
-        return self._take(recipient, _charges(options, _recipients(options, recipient)), options)
+        message = _charges(options, _messages(options, transaction))
+        own = _charges(options, _recipients(options, recipient))
+        # Most mail is under no rate: then there is nothing to wait for.
+        return self._count(recipient, message, own, options) if message or own else None
 
     def reset_transaction(self, transaction: Transaction) -> Coroutine[None, None, None] | None:
-        refused = [recipient for recipient in transaction.recipients if recipient.outcome not in QUEUED]
-        scopes: list[Transaction | Recipient] = [*refused]
-        if len(refused) == len(transaction.recipients):
-            scopes.append(transaction)
-        counted = [one for scope in scopes for one in scope.notes.get(self.name, {}).pop("counted", ())]
-        if not counted:
+        lost: list[tuple[str, str, str]] = []
+        message_lost, message_kept = set(), set()
+        for recipient in transaction.recipients:
+            notes = recipient.notes.get(self.name, {})
+            message = set(map(tuple, notes.pop("message", ())))
+            if recipient.outcome in QUEUED:
+                message_kept |= message
+            else:
+                message_lost |= message
+                lost += map(tuple, notes.pop("recipient", ()))
+        # What several recipients share stays counted if one of them was queued.
+        lost += message_lost - message_kept
+        if not lost:
             return None
-        return self._limiter.give_back(Charge(parse(rate), kind, who) for rate, kind, who in counted)
+        return self._limiter.give_back(Charge(parse(rate), kind, who) for rate, kind, who in lost)
 
-    def _take(
-        self, scope: Transaction | Recipient, charges: list[Charge], options: Options
-    ) -> Coroutine[None, None, Verdict | None] | None:
-        # Most mail is under no rate: then there is nothing to wait for.
-        return self._count(scope, charges, options) if charges else None
-
-    async def _count(self, scope: Transaction | Recipient, charges: list[Charge], options: Options) -> Verdict | None:
-        over = await self._limiter.take(charges)
+    async def _count(
+        self, recipient: Recipient, message: list[Charge], own: list[Charge], options: Options
+    ) -> Verdict | None:
+        transaction = recipient.transaction
+        counted = self.notes(transaction).setdefault("counted", [])
+        new = [one for one in message if _plain(one) not in counted]
+        over = await self._limiter.take(new + own)
         if over is None:
+            counted += map(_plain, new)
             if not options.count_refused:
-                self.notes(scope)["counted"] = [[str(one.rate), one.kind, one.who] for one in charges]
+                self.notes(recipient).update(message=[*map(_plain, message)], recipient=[*map(_plain, own)])
             return None
-        transaction = scope.transaction if isinstance(scope, Recipient) else scope
         self.log.info("rate exceeded", txn=transaction.id, limit=over.kind, of=over.who, rate=str(over.rate))
         return denial(
             options.action, options.text or f"rate limit exceeded: too many {WHAT[over.kind]}", enhanced="5.7.1"
         )
+
+
+def _plain(charge: Charge) -> list[str]:
+    """Return a charge as notes can have it."""
+    return [str(charge.rate), charge.kind, charge.who]
 
 
 def _charges(options: Options, subjects: dict[str, str]) -> list[Charge]:

@@ -75,4 +75,5 @@ class Rhsbl(Plugin[Options]):
         questions = [question for part in options.check if (question := ZoneQuestion.domain(*names[part]))]
         if not questions:
             return None
-        return ZoneInquiry(self.dns, self.log, self.notes(transaction)).verdict(options, questions)
+        inquiry = ZoneInquiry(self.dns, self.log.bind(txn=transaction.id), self.notes(transaction))
+        return inquiry.verdict(options, questions)

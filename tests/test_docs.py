@@ -138,12 +138,21 @@ def test_every_command_that_prose_names_exists() -> None:
         assert verbs in result.stdout, f"there is no gatepost{verbs}"
 
 
-def test_the_readme_links_to_files_that_are_there() -> None:
+def anchors(page: Path) -> set[str]:
+    """The page's headings as GitHub spells them in links."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there() -> None:
     for page in ROOT.glob("**/*.md"):
-        if ".venv" in page.parts:
+        if any(part.startswith(".") for part in page.relative_to(ROOT).parts):
             continue
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(file), f"{page.name} links to {target}#{anchor}"
 
 
 def test_every_bundled_plugin_opens_with_its_manual() -> None:

@@ -61,7 +61,7 @@ def test_anything_else_is_refused_with_the_right_spelling(text: str) -> None:
     ("section", "problem"),
     [
         ('nameservers = ["127.0.0.1", "localhost:53"]', "dns.nameservers.1: 'localhost:53' is no name server"),
-        ('nameservers = "127.0.0.1"', "dns.nameservers: Input should be a valid tuple"),
+        ('nameservers = "127.0.0.1"', "dns.nameservers: this is a list: write ['127.0.0.1']"),
         ("nameservers = [53]", "dns.nameservers.0: Input should be a valid string (given: 53)"),
         ('nameserver = ["127.0.0.1"]', "there is no key 'nameserver' here: did you mean 'nameservers'?"),
         ('timeout = "0s"', "dns.timeout: Input should be greater than or equal to 0.1"),

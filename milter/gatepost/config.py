@@ -360,4 +360,7 @@ def explain(error: ErrorDetails) -> str:
     given = repr(error["input"])
     if len(given) > _SHOWN_CHARACTERS:
         given = f"{given[:_SHOWN_CHARACTERS]}..."
+    if error["type"] == "tuple_type":
+        # TOML has no tuples; nearly always it is the only entry, without its brackets.
+        reason = f"this is a list: write [{given}]"
     return f"{reason} (given: {given})"

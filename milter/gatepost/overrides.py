@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from gatepost.option import PluginOptions
 
+NOT_LOADED = "no such plugin is loaded: the option has no effect"
+"""What is logged of an option for a plugin that the configuration does not name."""
+
 MISSPELLING_CUTOFF = 0.8
 """How alike (difflib's ratio) an unknown word and a loaded plugin must be to be an error; `greylst` is 0.93."""
 
@@ -83,7 +86,7 @@ def parse_overrides(text: str, catalogue: Catalogue, source: str = "") -> Overri
             option = _resolve(word, value, catalogue)
             if option.plugin not in catalogue.loaded:
                 if option.plugin not in catalogue.missing:
-                    _log.warning("no such plugin is loaded: the option has no effect", option=word, at=source)
+                    _log.warning(NOT_LOADED, option=word, at=source)
                 continue
             own = values.setdefault(option.plugin, {})
             if option.name in own:
@@ -96,6 +99,19 @@ def parse_overrides(text: str, catalogue: Catalogue, source: str = "") -> Overri
     if problems:
         raise ConfigError("; ".join(problems))
     return Overrides(values, source)
+
+
+def still_good(overrides: Overrides, models: Mapping[str, type[PluginOptions]]) -> Overrides:
+    """Return the overrides without what the plugins' options, which have changed since, do not take any more."""
+    values: dict[str, dict[str, Any]] = {}
+    for plugin, own in overrides.values.items():
+        values[plugin] = {}
+        for name, value in own.items():
+            if plugin in models and (problems := _invalid(plugin, {name: value}, models[plugin])):
+                _log.info("left out since the reload", at=overrides.source, problem="; ".join(problems))
+            else:
+                values[plugin][name] = value
+    return Overrides({plugin: own for plugin, own in values.items() if own}, overrides.source)
 
 
 def _words(text: str) -> Iterator[tuple[str, str | None]]:

@@ -17,6 +17,7 @@ import structlog
 from gatepost.errors import ConfigError, Unavailable, raise_errors
 from gatepost.hook_call import THREADS_PER_PLUGIN, Failure, HookCall
 from gatepost.hooks import HOOKS
+from gatepost.overrides import still_good
 from gatepost.plugin_file import forget_module, line_in, one_line
 from gatepost.record import Record
 from gatepost.session import Recipient, Session, Transaction
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from gatepost.deadline import Deadline
     from gatepost.loader import LoadedPlugin
     from gatepost.message import Message
-    from gatepost.option import PluginOptions
+    from gatepost.option import Overrides, PluginOptions
     from gatepost.plugin import Plugin
     from gatepost.record import Reason
 
@@ -45,7 +46,7 @@ INIT_TIMEOUT_S = 60.0
 one from beginning."""
 
 EVENT_TIMEOUT_S = 30.0
-"""How long one plugin's `reload` or `shutdown` may await; systemd gives the whole daemon 90 s."""
+"""How long one plugin's `reload` or `shutdown` may await; systemd waits 160 s for the whole end (TimeoutStopSec)."""
 
 
 class Pipeline:
@@ -110,6 +111,11 @@ class Pipeline:
             threads.shutdown(wait=False, cancel_futures=True)
         for loaded in self.plugins:
             forget_module(type(loaded.plugin))
+
+    def still_good(self, overrides: Sequence[Overrides]) -> tuple[Overrides, ...]:
+        """Return what these plugins still take of overrides that were checked for the pipeline before this one."""
+        models = {loaded.name: loaded.plugin.options_class for loaded in self.plugins}
+        return tuple(kept for one in overrides if (kept := still_good(one, models)))
 
     def late_options(self, recipient: Recipient) -> tuple[object, ...]:
         """Return the recipient's options of every plugin with a data or content hook: equal ones agree.

@@ -14,7 +14,7 @@ from gatepost.errors import ConfigError, ConfigErrors, in_order
 from gatepost.plugin_file import line_in, line_of, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -50,7 +50,8 @@ def examine_options(
         details = invalid.errors()
     wrong = {str(error["loc"][0]) for error in details if error["loc"]}
     right = {key: value for key, value in entry.options.items() if key not in wrong}
-    errors = in_order(_explain(error, entry, model, file) for error in details if not _follows(error, entry, wrong))
+    told = (error for error in details if not _follows(error, entry, wrong) and not _sums_up(error, details))
+    errors = in_order(_explain(error, entry, model, file) for error in told)
     with suppress(ConfigError, ValidationError):
         return _validate(model, right, base), errors
     return None, errors
@@ -74,6 +75,14 @@ def _follows(error: ErrorDetails, entry: PluginEntry, wrong: set[str]) -> bool:
     if error["type"] != "missing" or len(error["loc"]) != 1:
         return False
     return entry.incomplete or bool(nearest(str(error["loc"][0]), wrong & entry.options.keys()))
+
+
+def _sums_up(error: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """Return True if a list is too short only because its elements are wrong, each of which is told."""
+    place = error["loc"]
+    return error["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in details
+    )
 
 
 def _explain(error: ErrorDetails, entry: PluginEntry, model: type[PluginOptions], file: Path | None) -> ConfigError:

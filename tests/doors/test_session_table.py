@@ -58,7 +58,7 @@ class Rig:
     def join(self, xforward: Xforward = CLIENT, peer: str = "127.0.0.1") -> Entry:
         """Join as a connection does that has run the connect hook."""
         entry = self.table.join(xforward, peer)
-        entry.greeted = True
+        entry.pipeline = self.pipeline
         return entry
 
     async def settle(self) -> None:

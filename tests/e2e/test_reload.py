@@ -97,6 +97,70 @@ def test_notes_on_the_session_outlive_a_reload(gate: Gate) -> None:
     assert gate.daemon.log(seen).count("connected again") == 1
 
 
+def test_options_of_a_client_that_the_new_plugins_do_not_have_are_left_out_for_its_session(gate: Gate) -> None:
+    source = """
+    class Options(PluginOptions):
+        text: str = "none"
+        {name}: int = 0
+
+    class Marks(Plugin[Options]):
+        def data_post(self, transaction, message):
+            options = self.options(transaction)
+            message.add_header("X-Mark", f"{{options.text}}_{{options.{name}}}")
+
+        def disconnect(self, session):
+            self.log.info("left", text=self.options(session).text)
+    """
+    tables = '[[plugin]]\nname = "client_options"\nfile = "clients-{name}"\n[[plugin]]\nname = "marks"\n'
+
+    def use(name: str) -> None:
+        files = {f"clients-{name}": f"127.0.0.1: marks.text=mine, marks.{name}=7\n"}
+        gate.use(tables.format(name=name), files=files, hooks={"marks": source.format(name=name)})
+
+    use("one")
+    seen = gate.daemon.log_size()
+    with gate.client() as client, gate.client() as silent:
+        first, _ = queue_id(client.message()), queue_id(silent.message())
+        use("two")
+        second = queue_id(client.message())
+    assert (marked(gate, first), marked(gate, second)) == (["mine_7"], ["mine_0"])
+    assert queue_id(gate.send())
+    gate.tally()
+    log = gate.daemon.log(seen)
+    assert re.search(r'"left out since the reload" at=\S+/clients-one:1 problem="marks.one: ', log)
+    assert log.count("event=left plugin=marks text=mine") == 3
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_client_that_is_just_being_greeted_finishes_with_the_old_plugins(gate: Gate, blocking: bool) -> None:
+    source = f"""
+    class Greets(Plugin):
+        blocking = {blocking}
+        over = False
+
+        {"" if blocking else "async "}def connect(self, session):
+            self.log.info("connect begins")
+            {"time.sleep(0.5)" if blocking else "await asyncio.sleep(0.5)"}
+            if self.over:
+                return Deny("asked after its end")
+
+        {"" if blocking else "async "}def helo(self, session, name):
+            pass
+
+        async def reload(self):
+            self.over = True
+    """
+    gate.use(hooks={"greets": source})
+    seen = gate.daemon.log_size()
+    with gate.client() as client:
+        client.command(b"MAIL FROM:<sender@example.com>")
+        client.send(b"RCPT TO:<a@example.org>\r\n")
+        gate.daemon.wait_for_log("connect begins", since=seen)
+        gate.use(hooks={"marks": marks("two")})
+        assert client.reply().startswith(b"250 ")
+        assert marked(gate, queue_id(client.content(MESSAGE))) == ["two"]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

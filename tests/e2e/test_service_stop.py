@@ -20,6 +20,7 @@ from tests.socket_holder import SocketHolder
 from gatepost.config import ProxySection
 from gatepost.ops.private_daemon import COMMAND, PrivateDaemon
 from gatepost.ops.private_postfix import free_loopback_port
+from gatepost.ops.service import GREETED_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,6 +135,26 @@ def test_a_slow_hook_is_waited_for(gate: Gate, blocking: bool) -> None:
         client.command(b"MAIL FROM:<a@example.com>")
         client.send(b"RCPT TO:<b@example.org>\r\n")
         gate.daemon.wait_for_log("rcpt begins", since=seen)
+        stop(gate)
+        assert client.reply().startswith(b"250")
+        queue_id(client.content(MESSAGE))
+    assert gate.daemon.wait() == 0
+
+
+def test_a_client_that_is_just_being_greeted_is_waited_for(gate: Gate) -> None:
+    """Its message has begun: cut off, it would hear "queue file write error"."""
+    source = f"""
+    class Slow(Plugin):
+        async def connect(self, session):
+            self.log.info("connect begins")
+            await asyncio.sleep({GREETED_S + 0.4})
+    """
+    gate.use(hooks={"slow": source}, restart=True)
+    seen = gate.daemon.log_size()
+    with gate.client() as client:
+        client.command(b"MAIL FROM:<a@example.com>")
+        client.send(b"RCPT TO:<b@example.org>\r\n")
+        gate.daemon.wait_for_log("connect begins", since=seen)
         stop(gate)
         assert client.reply().startswith(b"250")
         queue_id(client.content(MESSAGE))

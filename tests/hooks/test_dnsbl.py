@@ -193,6 +193,7 @@ async def test_a_score_that_does_not_suffice_is_logged(refusal: Refusal) -> None
         await refusal(["bl.example", "second.example", "bits.example", friends], reject_score=3)
     told = [line for line in logs if line["event"] == "listed, but not refused"]
     assert [(line["zones"], line["score"]) for line in told] == [("bl.example, second.example", 2)]
+    assert told[0]["txn"].startswith("test")
 
 
 async def test_an_action_of_its_own_counts_beside_scores(refusal: Refusal) -> None:

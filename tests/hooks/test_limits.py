@@ -218,17 +218,58 @@ async def test_a_refusal_by_one_rate_leaves_the_others_uncounted(load: LoadRig) 
     assert sent.count("250") == 4
 
 
-@pytest.mark.parametrize(
-    ("aliases", "whitelist"), [("b@example.org: (limits=off)\n", ""), ("", "rcpt b@example.org\n")]
-)
-async def test_it_is_given_back_also_where_the_recipient_is_under_no_limit(
-    load: LoadRig, tmp_path: Path, aliases: str, whitelist: str
+LISTS = "\n".join(f'[[plugin]]\nname = "{name}"\nfile = "{name}"' for name in ("aliases", "whitelist"))
+
+
+def free(tmp_path: Path, *, by: str) -> str:
+    """Make free@x.example a recipient without limits; return the tables that must stand before the plugin."""
+    (tmp_path / "aliases").write_text("free@x.example: (limits=off)\n*@x.example: (loop)\n" if by == "aliases" else "")
+    (tmp_path / "whitelist").write_text("rcpt free@x.example\n" if by == "whitelist" else "")
+    return LISTS
+
+
+@pytest.mark.parametrize("by", ["aliases", "whitelist"])
+async def test_a_recipient_under_no_limit_is_reached_by_a_client_beyond_its_rate(
+    load: LoadRig, tmp_path: Path, by: str
 ) -> None:
-    (tmp_path / "aliases").write_text(aliases)
-    (tmp_path / "whitelist").write_text(whitelist)
-    first = "\n".join(f'[[plugin]]\nname = "{name}"\nfile = "{name}"' for name in ("aliases", "whitelist"))
-    refusing = '[[plugin]]\nname = "headers"\nrequire = ["X-Never"]\nskip_whitelisted = false'
-    rig = await load("\n".join([config('client = "1/hour"', first=first), refusing]))
+    rig = await load(config('client = "1/hour"', 'sender = "1/hour"', first=free(tmp_path, by=by)))
+
+    assert await replies(3, rig, rcpt="free@x.example") == ["250"] * 3
+    assert await replies(2, rig) == ["250", over("messages from this client")]
+    assert await rcpts(rig, "b@example.org", "free@x.example") == [over("messages from this client"), "250"]
+
+
+@pytest.mark.parametrize("by", ["aliases", "whitelist"])
+async def test_a_message_that_only_recipients_under_no_limit_got_is_given_back(
+    load: LoadRig, tmp_path: Path, by: str
+) -> None:
+    rig = await load(config('client = "1/hour"', first=free(tmp_path, by=by)))
+    rig.gate.refuse["no@x.example"] = "550 5.1.1 unknown"
+    for _ in range(2):
+        mail = await rig.mail()
+        assert await mail.rcpt("no@x.example") == "550 5.1.1 unknown"
+        assert await mail.rcpt("free@x.example") == "250"
+        assert await mail.data() == "250"
+
+
+async def test_a_message_counts_once_and_for_good_if_one_of_its_recipients_was_queued(load: LoadRig) -> None:
+    rig = await load(config('client = "2/hour"'))
+    rig.gate.refuse["no@x.example"] = "550 5.1.1 unknown"
+    for _ in range(2):
+        mail = await rig.mail()
+        assert [await mail.rcpt(f"{name}@x.example") for name in ("no", "a", "b")] == [
+            "550 5.1.1 unknown",
+            "250",
+            "250",
+        ]
+        assert await mail.data() == "250"
+
+    assert await send(rig) == over("messages from this client")
+
+
+async def test_a_message_that_is_refused_at_its_end_is_given_back(load: LoadRig) -> None:
+    refusing = '[[plugin]]\nname = "headers"\nrequire = ["X-Never"]'
+    rig = await load("\n".join([config('client = "1/hour"'), refusing]))
 
     assert await replies(3, rig) == ["550 5.6.0 the header field X-Never is missing"] * 3
 
@@ -236,7 +277,9 @@ async def test_it_is_given_back_also_where_the_recipient_is_under_no_limit(
 async def test_refused_mail_counts_where_that_is_asked_for(load: LoadRig) -> None:
     rig = await load(config('client = "2/hour"', "count_refused = true"))
     for _ in range(2):
-        await (await rig.mail()).client.abandon()
+        mail = await rig.mail()
+        assert [await mail.rcpt("a@x.example"), await mail.rcpt("b@x.example")] == ["250", "250"]
+        await mail.client.abandon()
 
     assert await send(rig) == over("messages from this client")
 
@@ -333,5 +376,5 @@ async def test_a_wrong_option_stops_the_start(load: LoadRig, option: str, proble
 async def test_the_plugin_does_not_hide_the_library_of_its_name() -> None:
     async with gate(limits={}) as postfix:
         plugin = postfix.plugin("limits")
-        assert vars(type(plugin))["mail"].__globals__["parse"] is library.parse
+        assert vars(type(plugin))["rcpt"].__globals__["parse"] is library.parse
         assert type(plugin).__module__ != "limits"

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 TAKEN_OFF: Final = "Take it off"
 """The README's last section: its commands come last here, after the other pages have used what the README set up."""
 
-PAGES: Final = ("docs/operating.md", "docs/writing-a-plugin.md", "systemd/README.md", "postfix/README.md")
+PAGES: Final = (
+    "docs/operating.md",
+    "docs/writing-a-plugin.md",
+    "systemd/README.md",
+    "postfix/README.md",
+    "docs/doctor.md",
+)
 
 PROGRAMS: Final = frozenset(
     [
@@ -61,6 +67,11 @@ def name_of(step: Step) -> str:
 @pytest.mark.parametrize("step", told(), ids=name_of)
 def test_what_the_documentation_says_works(machine: Machine, step: Step) -> None:
     perform(machine, step)
+
+
+def test_no_page_is_left_out() -> None:
+    pages = [*CHECKOUT.glob("docs/*.md"), *CHECKOUT.glob("*/README.md")]
+    assert {str(page.relative_to(CHECKOUT)) for page in pages if any(steps(page.read_text()))} == set(PAGES)
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(page.name for page in (CHECKOUT / "docs").glob("*.md")), *PAGES])

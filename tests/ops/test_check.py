@@ -232,6 +232,31 @@ def test_what_plugins_warn_of_while_they_read_their_files_is_told_with_its_place
     ]
 
 
+def test_mistakes_hide_no_warning_that_does_not_follow_from_them(host: Host) -> None:
+    configure(host, table("aliases", 'file = "aliases"') + table("idle") + "[[plugin]]\nnmae = 'greylist'\n")
+    host.write("hooks/idle.py", "from gatepost import Plugin\nclass Idle(Plugin): ...\n")
+    host.write("aliases", "x@y.example: (greylist=off)\na@b.example: c@b.example\nc@b.example: a@b.example\nbad\n")
+
+    status, _, (*found, _) = host.run("check")
+
+    assert status == EX_CONFIG
+    # Whether greylist is loaded, nobody knows.
+    assert found == [
+        "aliases:2: warning: aliases: alias loop: mail to it is refused (lines 2, 3, 2)",
+        "aliases:4: there is no colon: write LOCAL@DOMAIN: TARGET",
+        "gatepost.toml:9: warning: idle takes part in no hook: take it out, or give it one",
+        'gatepost.toml:11: a [[plugin]] needs a name, such as name = "greylist"',
+    ]
+
+
+def test_a_list_whose_elements_are_wrong_is_not_too_short(host: Host) -> None:
+    configure(host, table("dnsbl", 'zones = ["one..example"]') + table("rhsbl", "zones = []"))
+
+    _, _, (*found, _) = host.run("check")
+
+    assert [one.split(": ")[1] for one in found] == ["dnsbl.zones.0.zone", "rhsbl.zones"]
+
+
 def test_options_for_a_plugin_that_may_stand_in_lines_that_are_not_toml_are_not_warned_of(host: Host) -> None:
     configure(host, table("client_options", 'file = "clients"') + "[[plugin]\nname = 'greylist'\nlimit = 3\n")
     host.write("clients", "192.0.2.1: greylist=off\n")

@@ -89,6 +89,7 @@ def told(tmp_path: Path, store: Store) -> Told:
             *setting.overrides_that_fail(loaded, usage),
             *order.late_setters(loaded, usage),
             *order.late_whitelists(loaded),
+            *order.without_hooks(loaded),
             *order.unreachable(loaded, usage),
         ]
         return [

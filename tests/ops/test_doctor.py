@@ -72,6 +72,7 @@ ON_THE_FRONT = [
     ("smtpd_forbid_bare_newline=no", "smtpd_forbid_bare_newline", "smuggled"),
     ("smtpd_forbid_bare_newline_exclusions=$mynetworks", "smtpd_forbid_bare_newline_exclusions", "127.0.0.0/8"),
     ("smtpd_sasl_auth_enable=yes", "smtpd_sasl_auth_enable", "skip_authenticated never applies"),
+    ("smtpd_sasl_auth_enable=YES", "smtpd_sasl_auth_enable", "skip_authenticated never applies"),
     ("smtpd_proxy_filter=127.0.0.1:1", "smtpd_proxy_filter", "does not pass through gatepost"),
 ]
 
@@ -264,14 +265,34 @@ def test_a_content_filter_that_is_lost_on_the_inner_service(site: Site) -> None:
     mended(site, finding)
 
 
-def test_a_submission_service_loses_gatepost_and_keeps_its_logins(site: Site) -> None:
-    name = f"127.0.0.1:{587}/inet"
-    site.postconf("-M", "-e", f"{name}=127.0.0.1:587 inet n - n - 10 smtpd -o smtpd_sasl_auth_enable=yes")
-    site.option(name, f"smtpd_proxy_filter={site.listen}")
-    found = {(one.service, one.parameter): one for one in site.on_paper()}
-    command = found[name, "smtpd_sasl_auth_enable"].command
-    assert command.startswith("gatepost postfix revert --config-dir ")
-    assert command.endswith(f"--service {site.front}")
+SUBMISSION = "127.0.0.1:587/inet"
+
+
+def submission(site: Site, proxy_filter: str) -> None:
+    users = "smtpd -o smtpd_sasl_auth_enable=yes"
+    site.postconf("-M", "-e", f"{SUBMISSION}=127.0.0.1:587 inet n - n - 10 {users} {proxy_filter}".strip())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "inet:[127.0.0.1]"])
+def test_a_submission_service_loses_gatepost_and_keeps_its_logins(site: Site, host: str) -> None:
+    submission(site, f"-o smtpd_proxy_filter={host}:{site.listen.rpartition(':')[2]}")
+    mended(site, only(site, SUBMISSION, "smtpd_sasl_auth_enable"))
+    assert site.examine(SUBMISSION).misplaced[0].text("smtpd_proxy_filter") == ""
+
+
+def test_a_submission_service_that_has_gatepost_from_main_cf_loses_it(site: Site) -> None:
+    submission(site, "")
+    site.main(f"smtpd_proxy_filter = {site.listen}")
+    mended(site, only(site, SUBMISSION, "smtpd_sasl_auth_enable"))
+
+
+def test_a_submission_service_to_which_apply_was_told_is_taken_off_its_record(site: Site) -> None:
+    site.run(f"gatepost postfix revert --config-dir {site.etc}")
+    submission(site, "")
+    for service in (SUBMISSION, site.front):
+        site.run(f"gatepost postfix apply --config {site.toml} --config-dir {site.etc} --service {service}")
+    mended(site, only(site, SUBMISSION, "smtpd_sasl_auth_enable"))
+    assert site.examine().recorded == {site.front}
 
 
 def test_where_no_service_passes_mail_on_doctor_says_so_and_apply_helps(site: Site) -> None:

@@ -111,10 +111,18 @@ def test_a_front_that_does_not_ask_its_tables_hides_nobody(site: Site, setting: 
     assert site.findings() == []
 
 
-def test_a_front_may_ask_its_tables_by_a_restriction(site: Site) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "smtpd_recipient_restrictions=reject_unlisted_recipient,permit",
+        "smtpd_sender_restrictions=reject_unlisted_recipient",
+        "smtpd_reject_unlisted_recipient=Yes",
+    ],
+)
+def test_a_front_may_ask_its_tables_in_other_ways(site: Site, setting: str) -> None:
     site.main("relay_recipient_maps = inline:{x=y}", "smtpd_reject_unlisted_recipient = no")
     aliases(site, f"hjp@relay.test: {AWAY}")
-    site.option(site.front, "smtpd_recipient_restrictions=reject_unlisted_recipient,permit")
+    site.option(site.front, setting)
     assert site.findings() == [(site.front, "relay_recipient_maps")]
 
 

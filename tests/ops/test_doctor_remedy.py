@@ -26,6 +26,12 @@ SOCKET = '"unix:/var/spool/postfix/a~b&c/milter.sock"'
         '[milter]\nsocket = "unix:/run/old.sock" # of old, and "quoted"\nedge = false\n',
         "[milter]\nsocket='unix:/run/old.sock'\n",
         '[[plugin]]\nname = "greylist"\n\n[milter]\nsocket = "unix:/run/old.sock"\n[proxy]\n',
+        "[milter]\nsocket\t=\t'unix:/run/old.sock'\n",
+        'milter = { edge = false, socket = "unix:/run/old.sock" } # of old\n[proxy]\nmax_sessions = 7\n',
+        "milter = { edge = false }\nproxy = { max_sessions = 7 }\n",
+        "proxy.max_sessions = 7\nmilter = {}\n",
+        'proxy.max_sessions = 7\nmilter.edge = false\n[[plugin]]\nname = "greylist"\n',
+        'milter.socket = "unix:/run/old.sock" # of old\n',
     ],
 )
 def test_a_key_is_set_wherever_the_file_has_it_or_not(tmp_path: Path, text: str) -> None:

@@ -72,6 +72,16 @@ def test_a_milter_socket_outside_the_chroot(site: Site) -> None:
     assert "restart gatepost" in found.remedy
 
 
+def test_what_mends_a_socket_outside_the_chroot_comes_first(site: Site) -> None:
+    outside = chroot(site)
+    site.toml.write_text(site.toml.read_text().replace(str(site.socket.parent), str(outside)))
+    first, *others = [one for one in site.on_paper() if one.severity == "finding"]
+    assert (first.parameter, [one.parameter for one in others]) == ("milter.socket", ["smtpd_milters"])
+    for one in (first, *others):
+        site.run(one.command)
+    assert site.findings() == []
+
+
 def test_a_proxy_socket_outside_the_chroot(site: Site) -> None:
     outside = chroot(site) / "proxy.sock"
     site.toml.write_text(site.toml.read_text().replace(site.listen, f"unix:{outside}"))

@@ -107,6 +107,8 @@ def test_the_first_value_of_a_client_stays_and_is_told(client: str, again: str) 
         ("*.", "'*.' is no address, network or host name"),
         ("a..example", "is no address"),
         ("a b.example", "is no address"),
+        ("ALL", "ALL never matches: write 0.0.0.0/0 and ::/0"),
+        ("unknown", "unknown never matches: a client whose name is not confirmed has none"),
         ("alice@example.net", "is no address"),
         ("b\u00fccher.example", "write it as DNS has it, xn--bcher-kva.example"),
         ("stra\u00dfe.example", "write it as DNS has it, xn--strae-oqa.example"),

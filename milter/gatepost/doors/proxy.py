@@ -68,6 +68,7 @@ class ProxyConnection(asyncio.Protocol):
         self._entry: Entry | None = None
         self._flow: Flow | None = None
         self._ending: Flow | None = None
+        self._greeting: Pipeline | None = None
         self._lease: Lease | None = None
         self._inner: InnerTransaction | None = None
         self._admitted = False
@@ -235,8 +236,13 @@ class ProxyConnection(asyncio.Protocol):
             return
         deadline = self._deadline()
         entry = self._entry or self._join_session()
-        if not entry.greeted:
-            await entry.greet(self._board.pipeline, deadline)
+        while entry.pipeline is not self._board.pipeline:
+            self._greeting = self._board.pipeline
+            try:
+                # A reload in the meantime has taken the board over, and the session moves on to that.
+                await entry.greet(self._greeting, deadline)
+            finally:
+                self._greeting = None
         entry.transactions += 1
         transaction = Transaction(
             f"{entry.session.id}.{entry.transactions}", entry.session, envelope.address, envelope.parameters
@@ -378,14 +384,14 @@ class ProxyConnection(asyncio.Protocol):
 
     @property
     def in_transaction(self) -> bool:
-        """True from MAIL until the last hook after the answer is done."""
-        return (self._flow or self._ending) is not None
+        """True from MAIL, the connect and helo hooks included, until the last hook after the answer is done."""
+        return self._admitted or self._ending is not None
 
     @property
     def pipeline(self) -> Pipeline | None:
-        """The pipeline of the transaction under way, None between transactions."""
+        """The pipeline of the transaction under way, or whose connect and helo hooks run; None between transactions."""
         flow = self._flow or self._ending
-        return flow.pipeline if flow is not None else None
+        return flow.pipeline if flow is not None else self._greeting
 
     @property
     def needs(self) -> frozenset[Part]:

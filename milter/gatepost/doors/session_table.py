@@ -41,17 +41,26 @@ class Entry:
     """None for a session that only its own connection knows."""
     greeting: asyncio.Lock
     """Held while the connect and helo hooks run, so that a second connection waits for their verdict."""
-    greeted: bool = False
+    pipeline: Pipeline | None = None
+    """The one that the session is on; None until the connect and helo hooks have run."""
     connections: int = 0
     transactions: int = 0
     idle_since: float = 0.0
 
     async def greet(self, pipeline: Pipeline, deadline: Deadline) -> None:
-        """Run the connect and helo hooks, once for a session, however many connections it has."""
+        """Run the connect and helo hooks, once for a session, however many connections it has; or else move it over."""
         async with self.greeting:
-            if not self.greeted:
+            if self.pipeline is None:
                 await greet(pipeline, self.session, deadline)
-                self.greeted = True
+                self.pipeline = pipeline
+            else:
+                self.move_to(pipeline)
+
+    def move_to(self, pipeline: Pipeline) -> None:
+        """Go on with the pipeline of a new configuration: of the client's options those stay that it still takes."""
+        if self.pipeline is not pipeline:
+            self.session.overrides = pipeline.still_good(self.session.overrides)
+            self.pipeline = pipeline
 
 
 class SessionTable:
@@ -130,8 +139,9 @@ class SessionTable:
 
     def _end(self, entry: Entry) -> None:
         pipeline = self._pipeline()
-        if not entry.greeted or not pipeline.calls["disconnect"]:
+        if entry.pipeline is None or not pipeline.calls["disconnect"]:
             return
+        entry.move_to(pipeline)
         task = asyncio.ensure_future(self._disconnect(entry.session, pipeline))
         self._ended.add(task)
         task.add_done_callback(self._ended.discard)

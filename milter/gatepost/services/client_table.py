@@ -21,6 +21,12 @@ _Key = tuple[int, int, int] | str
 _LINE = re.compile(r"(?P<client>\S+?)\s*:(?:\s+(?P<value>.*))?")
 _NAME = re.compile(r"(?:[\w-]+\.)*(?!\d+\Z)[\w-]+", re.ASCII)
 
+_NO_NAMES = {
+    "all": "write 0.0.0.0/0 and ::/0 for every client",
+    "unknown": "a client whose name is not confirmed has none; list its address or network",
+}
+"""Words of hosts.allow and of Postfix's log that look like names: a rule for them would be for nobody, in silence."""
+
 
 class ClientTable(Generic[T]):
     """Values, never None, by client: one look-up for each prefix length or label, however many entries there are."""
@@ -82,7 +88,10 @@ def _parse_client(client: str) -> _Key:
             raise ConfigError(f"{client} is no network: write {ip_network(client, strict=False)}") from error
         if not _NAME.fullmatch(client):
             raise ConfigError(f"{client!r} is no address, network or host name{_remedy(client)}") from error
-        return client.lower()
+        name = client.lower()
+        if name in _NO_NAMES:
+            raise ConfigError(f"{client} never matches: {_NO_NAMES[name]}") from error
+        return name
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
         raise ConfigError(f"{client} never matches: write the IPv4 address or network itself")
     shift = network.max_prefixlen - network.prefixlen

@@ -15,6 +15,7 @@ from gatepost.loader import Usage
 from gatepost.ops.assembly import assemble
 from gatepost.ops.check import order, permission, remark, setting
 from gatepost.ops.check.finding import Finding, in_order
+from gatepost.overrides import NOT_LOADED
 from gatepost.services.dns import open_resolver
 from gatepost.services.store import open_store
 
@@ -63,7 +64,7 @@ async def examine(file: Path | None) -> Examination:
         is_whole = "plugin" not in config.left_out
         places = {loaded.name: loaded.place for loaded in assembly.pipeline.plugins}
         # With plugins missing from the configuration, nobody knows what an option is for.
-        findings += remark.findings_in(heard, places) if is_whole else []
+        findings += remark.findings_in((one for one in heard if is_whole or one["event"] != NOT_LOADED), places)
         findings += _cross_checks(config, assembly, usage)
     source = str(config.file or (file and file.absolute()) or f"the built-in default ({DEFAULT_FILE} is not there)")
     names = tuple(loaded.name for loaded in assembly.pipeline.plugins if loaded.name not in assembly.faulty)
@@ -76,6 +77,7 @@ def _cross_checks(config: Config, assembly: Assembly, usage: Usage) -> Iterator[
     yield from setting.overrides_that_fail(plugins, usage)
     yield from order.late_setters(plugins, usage)
     yield from order.late_whitelists(plugins)
+    yield from order.without_hooks(plugins)
     if len(plugins) == len(config.plugins) and "plugin" not in config.left_out:
         yield from order.unreachable(plugins, usage)
     obeyed = [config.file] if config.file else []

@@ -44,8 +44,15 @@ def broken_signatures(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
     return errors
 
 
+def without_hooks(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
+    """Warn of plugins that could never be asked, whatever else is loaded."""
+    for loaded in plugins:
+        if not loaded.hooks:
+            yield Finding.warning(f"{loaded.name} takes part in no hook: take it out, or give it one", loaded.place)
+
+
 def unreachable(plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterator[Finding]:
-    """Warn of plugins that are never asked."""
+    """Warn of plugins with hooks that are never asked; `plugins` must be all of them."""
     switched_on = {
         name
         for _, overrides in usage.overrides
@@ -56,8 +63,8 @@ def unreachable(plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterator[Findi
         mode = loaded.plugin.options().mode
         setters = [other for other in plugins if other is not loaded and _uses(other, "override")]
         if not loaded.hooks:
-            yield Finding.warning(f"{loaded.name} takes part in no hook: take it out, or give it one", loaded.place)
-        elif mode == "off" and not setters:
+            continue  # `without_hooks` says so.
+        if mode == "off" and not setters:
             problem = f"{loaded.name} is off, and no plugin is loaded that could switch it on: take it out, or set mode"
             yield Finding.warning(problem, loaded.place)
         elif mode == "off" and loaded.name not in switched_on and all(_uses(one, "parse_overrides") for one in setters):

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 
 def on_paper(facts: Examination) -> list[Finding]:
     """What configuration and file system tell; nothing is connected to but look-up tables."""
+    # A socket outside the chroot comes before all that apply mends: until it is moved, apply refuses.
     found: list[Finding] = []
-    for concern in (front, inner, milters, sockets, timeouts, limits, smuggling, recipients):
+    for concern in (front, sockets, inner, milters, timeouts, limits, smuggling, recipients):
         found += concern.find(facts)
     return [*found, *drift.find(facts, found)]
 
 
 def alive(facts: Examination, before: Sequence[Finding]) -> list[Finding]:
     """What the sockets tell, where gatepost and Postfix should run, without what the findings `before` say already."""
-    said = {(one.service, one.parameter) for one in before if one.severity == "finding"}
-    return [one for one in live.find(facts) if (one.service, one.parameter) not in said]
+    said = {one.parameter for one in before if one.severity == "finding"}
+    return [one for one in live.find(facts) if one.parameter not in said]

@@ -43,10 +43,11 @@ def find(facts: Examination, before: Sequence[Finding]) -> Iterator[Finding]:
 
 def _differences(facts: Examination, planned: Plan) -> Iterator[tuple[str, str, str]]:
     """Service, parameter and line of every difference, in apply's own words, setting by setting."""
+    misplaced = {one.key for one in facts.misplaced}
     for wanted in planned.entries:
         there = facts.configuration.service(wanted.service)
-        if there is None:
-            continue  # `inner` says so.
+        if there is None or there.key in misplaced:
+            continue  # `inner` or `front` says so.
         for name, value in wanted.fields.items():
             for line in entry.differences(Entry(wanted.service, {name: value}), there):
                 yield wanted.service, name, line

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 class Examination:
     """What was read. `main` is main.cf's values, expanded; `smtpds` are all services that run smtpd, by key.
 
+    `fronts` are those to put gatepost before; `misplaced` have it, and are for users who log in, of whom gatepost knows
+    nothing while the edge is off. `recorded` are the fronts by apply's own record.
+
     `planned` is what `apply` wants, or the reason for which it would refuse.
     """
 
@@ -37,6 +40,8 @@ class Examination:
     main: Mapping[str, str]
     smtpds: Mapping[str, Smtpd]
     fronts: Sequence[Smtpd]
+    misplaced: Sequence[Smtpd]
+    recorded: frozenset[str]
     inner_key: str
     planned: Plan | str
     remedies: Remedies
@@ -96,26 +101,29 @@ def examine(
         main=postconf.values(*PARAMETERS, expand=True),
         smtpds=smtpds,
         fronts=(),
+        misplaced=(),
+        recorded=frozenset(one.service for one in applied.fronts),
         inner_key=inner_key,
         planned="",
         remedies=Remedies(config, config_file, directory, ()),
     )
-    keys = _fronts(facts, services, applied)
-    facts = replace(facts, fronts=tuple(smtpds[key] for key in keys))
+    found = [smtpds[key] for key in _fronts(facts, services)]
+    misplaced = [one for one in found if one.is_for_users and not config.milter.edge]
+    facts = replace(facts, fronts=[one for one in found if one not in misplaced], misplaced=misplaced)
+    keys = tuple(front.key for front in facts.fronts)
     decided, asked = _decided(facts, applied)
     remedies = Remedies(config, config_file, directory, keys, "keep-front" if asked else None)
     return replace(facts, remedies=remedies, planned=_planned(facts, keys, decided))
 
 
-def _fronts(facts: Examination, requested: Collection[str], applied: plan.Applied) -> tuple[str, ...]:
+def _fronts(facts: Examination, requested: Collection[str]) -> tuple[str, ...]:
     if requested:
         named = fronts.named(facts.configuration, requested, (), facts.inner_key)
         return tuple(key for key in facts.smtpds if key in named)
-    earlier = {one.service for one in applied.fronts}
     return tuple(
         key
         for key, smtpd in facts.smtpds.items()
-        if key != facts.inner_key and (key in earlier or facts.is_proxy(smtpd.text("smtpd_proxy_filter")))
+        if key != facts.inner_key and (key in facts.recorded or facts.is_proxy(smtpd.text("smtpd_proxy_filter")))
     )
 
 

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from gatepost.ops.postfix.doctor.examination import Examination
     from gatepost.ops.postfix.doctor.smtpd import Smtpd
 
-_SUBMISSION = frozenset({"submission", "submissions", "smtps", "587", "465"})
-"""Names and ports of services that are for users who log in, and for nothing else (RFC 6409, RFC 8314)."""
-
 
 def find(facts: Examination) -> Iterator[Finding]:
     """Look at every front."""
-    if not facts.fronts:
+    if not facts.fronts and not facts.misplaced:
         yield _none(facts)
     for front in facts.fronts:
         if not facts.is_proxy(front.text("smtpd_proxy_filter")):
@@ -28,7 +25,11 @@ def find(facts: Examination) -> Iterator[Finding]:
         if "speed_adjust" in front.words("smtpd_proxy_options"):
             yield _speed_adjust(facts, front)
         if front.yes("smtpd_sasl_auth_enable") and not facts.config.milter.edge:
-            yield _logins(facts, front)
+            remedy = "let users log in at a submission service without gatepost, and not here"
+            yield _logins(front, remedy, facts.remedies.set_option(front.key, "smtpd_sasl_auth_enable", "no"))
+    for service in facts.misplaced:
+        # A submission service without logins would be none: gatepost is what must go.
+        yield _logins(service, "take gatepost off this service: it is for users only", _take_off(facts, service))
 
 
 def _none(facts: Examination) -> Finding:
@@ -70,25 +71,20 @@ def _speed_adjust(facts: Examination, front: Smtpd) -> Finding:
     )
 
 
-def _logins(facts: Examination, front: Smtpd) -> Finding:
-    name = front.key.rpartition("/")[0].rpartition(":")[2]
-    problem = (
-        f"{front.shown('smtpd_sasl_auth_enable')} while milter.edge is off: XFORWARD does not say who has logged in, "
-        "so skip_authenticated never applies and your own users are greylisted, listed and refused like strangers"
-    )
-    if name not in _SUBMISSION:
-        return Finding(
-            front.key,
-            "smtpd_sasl_auth_enable",
-            problem,
-            "let users log in at a submission service without gatepost, and not here",
-            facts.remedies.set_option(front.key, "smtpd_sasl_auth_enable", "no"),
-        )
-    # A submission service without logins would be none: gatepost is what must go.
-    left = tuple(one.key for one in facts.fronts if one is not front)
-    command = facts.remedies.revert()
-    if left:
-        command += f" && {facts.remedies.apply_to(left)}"
+def _logins(smtpd: Smtpd, remedy: str, command: str) -> Finding:
     return Finding(
-        front.key, "smtpd_sasl_auth_enable", problem, "take gatepost off this service: it is for users only", command
+        smtpd.key,
+        "smtpd_sasl_auth_enable",
+        f"{smtpd.shown('smtpd_sasl_auth_enable')} while milter.edge is off: XFORWARD does not say who has logged in, "
+        "so skip_authenticated never applies and your own users are greylisted, listed and refused like strangers",
+        remedy,
+        command,
     )
+
+
+def _take_off(facts: Examination, smtpd: Smtpd) -> str:
+    if smtpd.key not in facts.recorded:
+        return facts.remedies.set_option(smtpd.key, "smtpd_proxy_filter", "")
+    # apply would put it back on whatever its record names.
+    left = facts.remedies.services
+    return facts.remedies.revert() + (f" && {facts.remedies.apply()}" if left else "")

@@ -26,7 +26,7 @@ def find(facts: Examination) -> Iterator[Finding]:
             "proxy.inner",
             f"master.cf has no smtpd service {facts.inner_key} for proxy.inner = {facts.config.proxy.inner}: "
             f"gatepost has nowhere to pass mail to, and clients get 451{refused}",
-            "let apply make it",
+            "mend that first, then let apply make it" if refused else "let apply make it",
             facts.remedies.apply(),
         )
         return

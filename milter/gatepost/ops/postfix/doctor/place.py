@@ -23,7 +23,10 @@ def canonical(address: str, queue_directory: Path) -> str:
     if kind in {"unix", "local"}:
         return f"unix:{os.path.realpath(queue_directory / rest)}"
     host, _, port = (rest if kind == "inet" else address).rpartition(":")
-    return f"inet:{_HOSTS.get(host.lower(), host.lower())}:{port}"
+    host = host.lower()
+    if ":" not in host:
+        host = host.strip("[]")  # Postfix takes them around any host (util/host_port.c).
+    return f"inet:{_HOSTS.get(host, host)}:{port}"
 
 
 def of_milter(element: str) -> str:

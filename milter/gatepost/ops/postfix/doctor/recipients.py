@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _ANYBODY = "gatepost-doctor"
 """Stands for whoever `*` takes: an address that no table lists by name."""
 
+_RESTRICTIONS = tuple(f"smtpd_{step}_restrictions" for step in ("client", "helo", "sender", "relay", "recipient"))
+"""Where reject_unlisted_recipient may stand: all of them wait for RCPT (smtpd_delay_reject)."""
+
 _SHOWN = 3
 """So many addresses are named; a file may have thousands."""
 
@@ -44,7 +47,7 @@ def find(facts: Examination) -> Iterator[Finding]:
 def _refuses_unknown(front: Smtpd) -> bool:
     if "no_unknown_recipient_checks" in front.words("receive_override_options"):
         return False
-    asked = "reject_unlisted_recipient" in front.words("smtpd_recipient_restrictions")
+    asked = any("reject_unlisted_recipient" in front.words(name) for name in _RESTRICTIONS)
     return asked or front.yes("smtpd_reject_unlisted_recipient")
 
 

@@ -12,7 +12,7 @@ from gatepost.config import DEFAULT_FILE
 from gatepost.ops.postfix.doctor.value import without_blanks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gatepost.config import Config
 
@@ -34,13 +34,9 @@ class Remedies:
     """`--milters`, where apply would ask for it."""
 
     def apply(self) -> str:
-        """Let gatepost write its settings into master.cf."""
-        return self.apply_to(self.services)
-
-    def apply_to(self, services: Sequence[str]) -> str:
-        """Do so for these fronts; without any for the one that is apply's default."""
+        """Let gatepost write its settings into master.cf; without any front before the one that is apply's default."""
         words = ["gatepost", "postfix", "apply", *self._config(), "--config-dir", str(self.directory)]
-        for service in services:
+        for service in self.services:
             words += ["--service", service]
         if self.milters is not None:
             words += ["--milters", self.milters]
@@ -88,11 +84,8 @@ class Remedies:
         appended = f"printf '\\n%s\\n' '[{section}]' {shlex.quote(f'{name} = {value}')} >> {file}"
         if self.config.file is None:
             return f"mkdir -p {shlex.quote(str(path.parent))} && {appended}"
-        if line := self.config.lines.get(key):
-            script = rf"{line}s~({name} *= *){_TOML_VALUE}~\1{_for_sed(value)}~"
-        elif line := self.config.lines.get(section):
-            script = f"{line}a {name} = {value}"
-        else:
+        script = _script(path.read_text(), self.config.lines, section, name, value)
+        if script is None:
             return appended
         return f"sed -i -E {shlex.quote(script)} {file}"
 
@@ -107,6 +100,25 @@ def edit(place: str) -> str:
     """Open a file at a line: `place` is FILE:LINE."""
     file, _, line = place.rpartition(":")
     return f"${{EDITOR:-vi}} +{line} {shlex.quote(file)}"
+
+
+def _script(text: str, lines: Mapping[str, int], section: str, name: str, value: str) -> str | None:
+    """What sed is to do to a configuration with these lines; None where the file says nothing of the section yet."""
+    replace = rf"s~({name}\s*=\s*){_TOML_VALUE}~\1{_for_sed(value)}~"
+    if line := lines.get(f"{section}.{name}"):
+        return f"{line}{replace}"
+    if line := lines.get(section):
+        there = text.split("\n")[line - 1]
+        if there.lstrip().startswith("["):
+            return f"{line}a {name} = {value}"
+        # SECTION = { ... }, perhaps with nothing in it.
+        if re.search(rf"\b{name}\b", there):
+            return f"{line}{replace}"
+        return rf"{line}s~\{{~{{ {name} = {_for_sed(value)},~; {line}s~,\s*\}}~ }}~"
+    if line := min((at for key, at in lines.items() if key.startswith(f"{section}.")), default=0):
+        # SECTION.KEY = ...: a [SECTION] beside these would be a second one.
+        return f"{line}i {section}.{name} = {value}"
+    return None
 
 
 def _for_sed(text: str) -> str:

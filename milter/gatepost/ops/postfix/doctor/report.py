@@ -42,7 +42,7 @@ def _printable(text: str) -> str:
 def _summary(facts: Examination, found: Sequence[Finding]) -> Text:
     findings = sum(one.severity == "finding" for one in found)
     notes = len(found) - findings
-    looked_at = ", ".join(front.key for front in facts.fronts) or "no front"
+    looked_at = ", ".join(one.key for one in (*facts.fronts, *facts.misplaced)) or "no front"
     counted = " and ".join(
         f"{count} {word}{'s' if count != 1 else ''}"
         for count, word in ((findings, "finding"), (notes, "note"))

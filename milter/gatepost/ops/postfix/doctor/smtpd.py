@@ -42,10 +42,12 @@ PARAMETERS = (
     "relay_recipient_maps",
     "relay_transport",
     "smtpd_authorized_xforward_hosts",
+    "smtpd_client_restrictions",
     "smtpd_discard_ehlo_keywords",
     "smtpd_forbid_bare_newline",
     "smtpd_forbid_bare_newline_exclusions",
     "smtpd_hard_error_limit",
+    "smtpd_helo_restrictions",
     "smtpd_milter_maps",
     "smtpd_milters",
     "smtpd_proxy_filter",
@@ -53,7 +55,9 @@ PARAMETERS = (
     "smtpd_proxy_timeout",
     "smtpd_recipient_restrictions",
     "smtpd_reject_unlisted_recipient",
+    "smtpd_relay_restrictions",
     "smtpd_sasl_auth_enable",
+    "smtpd_sender_restrictions",
     "smtpd_timeout",
     "virtual_alias_domains",
     "virtual_alias_maps",
@@ -62,6 +66,9 @@ PARAMETERS = (
     "virtual_transport",
 )
 """Every parameter that the doctor looks at."""
+
+_SUBMISSION = frozenset({"submission", "submissions", "smtps", "587", "465"})
+"""Names and ports of services that are for users who log in, and for nothing else (RFC 6409, RFC 8314)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,8 @@ class Smtpd:
         return tuple(word for word in re.split(r"[\s,]+", self.text(name)) if word)
 
     def yes(self, name: str) -> bool:
-        """Whether a switch is on."""
-        return self.text(name) == "yes"
+        """Whether a switch is on; Postfix takes `YES`, too (global/mail_conf_bool.c)."""
+        return self.text(name).lower() == "yes"
 
     def seconds(self, name: str) -> int | None:
         """A time in seconds, None for what is none."""
@@ -113,6 +120,12 @@ class Smtpd:
         return f"{name} = {self.text(name) or '(empty)'}" + (
             "" if name in self.service.options else " (main.cf or default)"
         )
+
+    @property
+    def is_for_users(self) -> bool:
+        """Whether it is a submission service at which users log in."""
+        name = self.key.rpartition("/")[0].rpartition(":")[2]
+        return name in _SUBMISSION and self.yes("smtpd_sasl_auth_enable")
 
     @property
     def process_limit(self) -> int | None:

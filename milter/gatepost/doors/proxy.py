@@ -20,9 +20,8 @@ from gatepost.deadline import Deadline
 from gatepost.doors.inner_transaction import TRY_AGAIN, InnerTransaction
 from gatepost.doors.lease import Lease
 from gatepost.doors.throttle import READ_AHEAD_BYTES, Backpressure, Throttle
-from gatepost.flow import Flow
 from gatepost.hooks import HOOKS
-from gatepost.session import Recipient, Transaction
+from gatepost.session import Recipient
 from gatepost.smtp.command import SmtpSyntaxError, parse_path
 from gatepost.smtp.front import Aborted, CommandReceived, ContentChunk, ContentEnd, FrontMachine, RemoteError
 from gatepost.smtp.inner import queue_id
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from gatepost.doors.lease import Part
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
+    from gatepost.flow import Flow
     from gatepost.pipeline import Pipeline
     from gatepost.smtp.front import FrontEvent
 
@@ -235,18 +235,14 @@ class ProxyConnection(asyncio.Protocol):
             return
         deadline = self._deadline()
         entry = self._entry or self._join_session()
-        if not entry.greeted:
+        if not entry.is_greeted:
             await entry.greet(self._board.pipeline, deadline)
-        entry.transactions += 1
-        transaction = Transaction(
-            f"{entry.session.id}.{entry.transactions}", entry.session, envelope.address, envelope.parameters
-        )
-        entry.session.transaction = transaction
-        flow = self._flow = Flow(self._board.pipeline, self._board.content, self._board.tally, transaction)
+        at_edge = entry.take(envelope.address)
+        flow = self._flow = at_edge or self._board.begin(entry, envelope)
         lease = self._lease = Lease(flow, self._front_is_there)
         mail = b"MAIL " + command.argument + b"\r\n"
         self._inner = InnerTransaction(self._board.pool, self._board.leases, lease, self._xforward, mail)
-        denial = await flow.mail(deadline)
+        denial = flow.hang_up if at_edge is not None else await flow.mail(deadline)
         if denial is not None:
             await self._finish(refusal(denial.verdict, HOOKS[denial.hook]))
         else:
@@ -342,6 +338,8 @@ class ProxyConnection(asyncio.Protocol):
                 _log.error("queued although refused by a hook", txn=self._flow.transaction.id)
             else:
                 reply = refusal(decision.denial.verdict, HOOKS[decision.denial.hook])
+        if not reply.is_positive and (hang_up := self._flow.hang_up_after(reply.code)) is not None:
+            reply = refusal(hang_up.verdict, HOOKS[hang_up.hook])
         await self._finish(reply)
 
     async def _finish(self, reply: Reply) -> None:

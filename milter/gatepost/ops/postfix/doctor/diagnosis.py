@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gatepost.ops.postfix.doctor import (
     drift,
+    edge,
     front,
     inner,
     limits,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def on_paper(facts: Examination) -> list[Finding]:
     """What configuration and file system tell; nothing is connected to but look-up tables."""
     found: list[Finding] = []
-    for concern in (front, inner, milters, sockets, timeouts, limits, smuggling, recipients):
+    for concern in (front, inner, milters, edge, sockets, timeouts, limits, smuggling, recipients):
         found += concern.find(facts)
     return [*found, *drift.find(facts, found)]
 

@@ -81,8 +81,9 @@ def _logins(facts: Examination, front: Smtpd) -> Finding:
             front.key,
             "smtpd_sasl_auth_enable",
             problem,
-            "let users log in at a submission service without gatepost, and not here",
-            facts.remedies.set_option(front.key, "smtpd_sasl_auth_enable", "no"),
+            "turn the edge door on, by which gatepost knows who has logged in, and restart gatepost; or let users log "
+            "in at a submission service without gatepost, and not here",
+            f"{facts.remedies.set_key('milter.edge', 'true')} && {facts.remedies.apply()}",
         )
     # A submission service without logins would be none: gatepost is what must go.
     left = tuple(one.key for one in facts.fronts if one is not front)
@@ -90,5 +91,9 @@ def _logins(facts: Examination, front: Smtpd) -> Finding:
     if left:
         command += f" && {facts.remedies.apply_to(left)}"
     return Finding(
-        front.key, "smtpd_sasl_auth_enable", problem, "take gatepost off this service: it is for users only", command
+        front.key,
+        "smtpd_sasl_auth_enable",
+        problem,
+        "take gatepost off this service, which is for users only; or turn the edge door on",
+        command,
     )

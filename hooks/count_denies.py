@@ -1,7 +1,8 @@
 """count_denies: hangs up on a client that keeps being refused.
 
 HOOKS
-    deny        after every denial, by whichever plugin
+    deny        after every denial, by whichever plugin; with the edge door also after every recipient that Postfix
+                itself refused, so that a dictionary attack is hung up on
 
 OPTIONS
     limit               4: so many refusals are allowed to one connection; the next one hangs up
@@ -12,6 +13,9 @@ REPLIES
     521 too many refused commands
     421 too many refused commands   when the last refusal was one for now: a client that was only asked to come again
                                     later must not lose its mail for good
+
+    After a recipient that Postfix refused, with its own reply, the hang-up comes at the client's next MAIL, unknown
+    command or recipient that Postfix accepts, or in place of the refusal of its message.
 
 FAILURE
     None: it needs no service.

@@ -4,9 +4,9 @@ All zones are asked at once, for IPv4 and IPv6 clients. Before you use a list, r
 name server, and what its answers mean.
 
 HOOKS
-    rcpt        each recipient, so that `dnsbl=off` for one of them holds. A message costs one look-up for all of them.
-                Not earlier: Postfix hands a client over with its first recipient, so nothing would be gained, and
-                clients that have logged in, are whitelisted or are exempt are never asked about
+    rcpt        with at = "rcpt": each recipient, so that `dnsbl=off` for one of them holds. A message costs one look-up
+                for all of them. Clients that have logged in, are whitelisted or are exempt are never asked about
+    connect     with at = "connect": the client, once for its session. See that option
 
 OPTIONS
     zones           required: the lists, each a name or a table of
@@ -23,6 +23,10 @@ OPTIONS
     reject_score    0: above 0, zones without an action only add their score, and from this sum on the client is refused
     skip_networks   []: addresses and networks that are not looked up, such as ["10.0.0.0/8", "2001:db8::/32"]. Private
                     and loopback addresses are looked up like all others
+    at              "rcpt"; with the edge door, "connect" refuses a listed client before it has said anything, so that
+                    it costs Postfix nothing more. Logins, senders and recipients are not known yet, so that none is
+                    exempt: not where your users log in, from home addresses that such lists name. Without the edge
+                    nothing is gained: Postfix hands a client over with its first recipient
     skip_authenticated  true: a client that has logged in is not looked up
     skip_whitelisted    true: nor one that is whitelisted
 
@@ -33,6 +37,8 @@ OPTIONS
 REPLIES
     554 5.7.1 Service unavailable; client [192.0.2.1] blocked using zen.example.org; reason
     450 4.7.1 Service unavailable; ...  with "defer"; 421 and 521 with those that disconnect
+    At connect with the edge door, in place of the banner, Postfix says `554 HOST ESMTP not accepting connections`, or
+    `421 HOST Service unavailable - try again later`; the reply above comes at MAIL, for who goes on, and in the log.
 
 FAILURE
     A zone that does not answer (SERVFAIL, timeout), refuses to (127.255.255.0/24) or gives an answer that no list gives
@@ -43,11 +49,11 @@ FAILURE
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import IPvAnyNetwork
 
-from gatepost import Plugin, Recipient, Transaction, Verdict, ZoneInquiry, ZoneOptions, ZoneQuestion
+from gatepost import Fixed, Plugin, Recipient, Session, Transaction, Verdict, ZoneInquiry, ZoneOptions, ZoneQuestion
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -57,6 +63,7 @@ class Options(ZoneOptions):
     """What the manual above says, beside what all askers of DNS lists take."""
 
     skip_networks: tuple[IPvAnyNetwork, ...] = ()
+    at: Annotated[Literal["rcpt", "connect"], Fixed] = "rcpt"
 
 
 class Dnsbl(Plugin[Options]):
@@ -65,10 +72,18 @@ class Dnsbl(Plugin[Options]):
     def init(self) -> None:
         self.options().refuse_idle_scores()
 
+    def connect(self, session: Session) -> Coroutine[None, None, Verdict | None] | None:
+        return self._ask(session, session) if self.options().at == "connect" else None
+
     def rcpt(self, transaction: Transaction, recipient: Recipient) -> Coroutine[None, None, Verdict | None] | None:
-        options = self.options(recipient)
-        ip = transaction.session.ip
+        return self._ask(transaction.session, recipient) if self.options().at == "rcpt" else None
+
+    def _ask(self, session: Session, scope: Session | Recipient) -> Coroutine[None, None, Verdict | None] | None:
+        options = self.options(scope)
+        ip = session.ip
         if ip is None or any(ip in network for network in options.skip_networks):
             return None
-        inquiry = ZoneInquiry(self.dns, self.log.bind(txn=transaction.id), self.notes(transaction))
-        return inquiry.verdict(options, [ZoneQuestion.client(ip)])
+        # A message's answers are kept for its other recipients; a session asks once.
+        holder = scope.transaction if isinstance(scope, Recipient) else scope
+        log = self.log.bind(txn=holder.id) if isinstance(scope, Recipient) else self.log.bind(session=session.id)
+        return ZoneInquiry(self.dns, log, self.notes(holder)).verdict(options, [ZoneQuestion.client(ip)])

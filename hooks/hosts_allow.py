@@ -1,17 +1,29 @@
-"""hosts_allow: says which clients may send at all, by address, network and name.
+"""hosts_allow: says which clients may send at all, by address, network and name, and how many at once.
 
 The file is read again when it changes; sessions that begin after that use it. A new version with an error is logged by
 line, and the old one stays in force.
 
 HOOKS
-    connect     a denial is remembered, and given for every recipient of the session; one that disconnects, at MAIL
+    connect     a denial is remembered, and given for every recipient of the session; one that disconnects, at MAIL.
+                With the edge door it is given in place of the banner
+    disconnect  one connection less
 
 OPTIONS
     file        the file, required
     default     "allow": what is done with a client that no line names; actions as in the file
+    max_connections     0: no limit. Above it, so many connections one client may have at once. Only with the edge
+                door, which hears when a client leaves; without it a session ends proxy.session_idle (60 s) after its
+                last message, and a busy client would be counted several times. A new HELO is a new session there, too
+    ipv4_prefix 32: IPv4 clients of one network of this size are one client
+    ipv6_prefix 64: so too IPv6 clients; one customer has a whole /64
+    busy_action "defer_disconnect": what a connection too many hears; actions as in the file
     text        "You are not allowed to send mail here": the reason for a denial that has none in the file
     skip_whitelisted    false: whom `whitelist` spares other checks must still be allowed here. An exception stands in
                         the same file, as a more specific line
+
+    For one client: `hosts_allow.max_connections=50` in the file of client_options, which stands before this plugin.
+    The count is this process's own. It begins anew with a reload: who is connected then, is not counted any more. A
+    client whose address is unknown is not counted; nor is one that a line of the file refuses.
 
 FILE
     CLIENT: ACTION TEXT
@@ -37,6 +49,9 @@ FILE
 
 REPLIES
     550 5.7.1 We do not talk to you     the text of the line, else the option text; 450, 521 or 421 by the action
+    421 4.7.0 too many connections from 192.0.2.1       or the network that counts as one client
+    With the edge door, in place of the banner, Postfix says `554 HOST ESMTP not accepting connections` or `421 HOST
+    Service unavailable - try again later`; the replies above come at MAIL, for who goes on, and in the log.
 
 FAILURE
     A missing file, a syntax error or a client listed twice stops the start.
@@ -44,8 +59,11 @@ FAILURE
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from gatepost import (
     Action,
@@ -68,6 +86,10 @@ class Options(PluginOptions):
 
     file: Annotated[Path, Fixed]
     default: Action = "allow"
+    max_connections: int = Field(default=0, ge=0)
+    ipv4_prefix: int = Field(default=32, ge=0, le=32)
+    ipv6_prefix: int = Field(default=64, ge=0, le=128)
+    busy_action: Action = "defer_disconnect"
     text: str = "You are not allowed to send mail here"
 
 
@@ -76,13 +98,36 @@ class HostsAllow(Plugin[Options]):
 
     def init(self) -> None:
         self._rules = self.watch(self.options().file, _read)
+        self._connected: dict[str, set[str]] = {}
+        """The sessions of each client that is counted, by their ids: to end one twice, or one unknown, is harmless."""
 
     def connect(self, session: Session) -> Verdict | None:
         options = self.options(session)
         rules: ClientTable[Rule] = self._rules.value
         rule = rules.find(session.ip, session.name)
         action, text = (rule.action, rule.text) if rule else (options.default, "")
-        return denial(action, text or options.text, enhanced="5.7.1")
+        return denial(action, text or options.text, enhanced="5.7.1") or self._count(session, options)
+
+    def disconnect(self, session: Session) -> None:
+        client = self.notes(session).get("client", "")
+        sessions = self._connected.get(client, set())
+        sessions.discard(session.id)
+        if not sessions:
+            self._connected.pop(client, None)
+
+    def _count(self, session: Session, options: Options) -> Verdict | None:
+        """Count the connection, unless it is one too many."""
+        ip = session.ip
+        if ip is None or not options.max_connections:
+            return None
+        prefix = options.ipv4_prefix if ip.version == 4 else options.ipv6_prefix
+        client = str(ip) if prefix == ip.max_prefixlen else str(ip_network((ip, prefix), strict=False))
+        sessions = self._connected.setdefault(client, set())
+        if len(sessions) >= options.max_connections:
+            return denial(options.busy_action, f"too many connections from {client}", enhanced="5.7.0")
+        sessions.add(session.id)
+        self.notes(session)["client"] = client
+        return None
 
 
 class Rule(NamedTuple):

@@ -22,6 +22,7 @@ from gatepost.services.store import Entry, Keep, Put, Remove
 from gatepost.services.watched_file import WatchedFile
 from gatepost.services.zone import Zone, ZoneOptions
 from gatepost.session import Recipient, Session, Transaction
+from gatepost.smtp.reply import Reply
 from gatepost.verdict import Declined, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Ok, Verdict
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ __all__ = [
     "Rates",
     "Recipient",
     "Remove",
+    "Reply",
     "Resolver",
     "Session",
     "Size",

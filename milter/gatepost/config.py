@@ -54,12 +54,6 @@ def _nameserver(text: str) -> str:
     return text
 
 
-def _no_edge_yet(edge: bool) -> bool:
-    if edge:
-        raise ValueError("the edge door is not part of this version: set edge = false")
-    return edge
-
-
 def _store_url(url: str) -> str:
     if not re.match(r"sqlite:(?:/|:memory:\Z)|rediss?:", url):
         raise ValueError(f'{url!r} is not understood: write "sqlite:/...", with the path in full')
@@ -92,11 +86,13 @@ class ProxySection(Section):
 
 
 class MilterSection(Section):
-    """`[milter]`: the socket at which Postfix reaches the content door."""
+    """`[milter]`: the socket at which Postfix reaches the content door, and the edge door."""
 
     socket: Annotated[str, AfterValidator(_endpoint)] = "unix:/var/spool/postfix/gatepost/milter.sock"
-    edge: Annotated[bool, AfterValidator(_no_edge_yet)] = False
+    edge: bool = False
+    """Whether the public smtpd has our milter too, which hears of a client from its first moment."""
     edge_timeout: Duration = 20.0
+    """How long the hooks of the edge door may take for one reply; `gatepost postfix apply` has Postfix wait longer."""
 
 
 class StoreSection(Section):

@@ -3,7 +3,10 @@
 Knows no sockets. The proxy and content doors call it, and so does `gatepost.testing`. The rules:
 
 - A denial at connect, helo or mail is remembered and given at each RCPT, where no hook runs again; one that hangs up is
-  given at MAIL. The front opens a new connection and says MAIL again after a MAIL refused otherwise (POSTFIX.md).
+  given at MAIL. The front opens a new connection and says MAIL again after a MAIL refused otherwise (POSTFIX.md). The
+  edge door, which answers the client's own MAIL, gives any of them there.
+- Our answer to a recipient that Postfix refused is not heard: a hang-up is remembered on the session, and given at the
+  next command that we answer.
 - Recipients disagree when options of a plugin with data or content hooks differ. Then the client is asked to send them
   apart (452), up to a limit, because the front counts our refusals as client errors; or each set of options is a run.
 - A message with several runs is refused only if every run refuses. Edits come from the first run that accepts.
@@ -22,8 +25,8 @@ import structlog
 from gatepost.edit import Quarantine
 from gatepost.pipeline import keep
 from gatepost.record import Outcome, Record
-from gatepost.session import Denial, Recipient, Session, Transaction
-from gatepost.verdict import DECLINED, DenySoft, Verdict, mildest
+from gatepost.session import Denial, Recipient, Transaction
+from gatepost.verdict import DECLINED, Deny, DenySoft, DenySoftDisconnect, Verdict, mildest
 
 if TYPE_CHECKING:
     from gatepost.config import ContentSection
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from gatepost.message import Message
     from gatepost.option import Overrides
     from gatepost.pipeline import Pipeline
+    from gatepost.smtp.reply import Reply
 
 _log = structlog.get_logger("gatepost.transaction")
 
@@ -72,6 +76,7 @@ class Flow:
     sent_apart: int = 0
     own: tuple[tuple[Overrides, ...], str | None] = ((), None)
     """The transaction's overrides and whitelist_reason before it stood for the recipients of `runs`."""
+    ended: bool = False
 
     @property
     def needs_content(self) -> frozenset[str]:
@@ -88,8 +93,25 @@ class Flow:
             )
             if verdict.denies:
                 transaction.denial = Denial("mail", verdict)
-        denial = transaction.denial
-        return denial if denial is not None and denial.verdict.disconnects else None
+        return self.hang_up
+
+    @property
+    def hang_up(self) -> Denial | None:
+        """The denial that hangs up on the client and has not been given yet; None if there is none."""
+        for denial in (self.transaction.session.denial, self.transaction.denial):
+            if denial is not None and denial.verdict.disconnects:
+                return denial
+        return None
+
+    def hang_up_after(self, code: int) -> Denial | None:
+        """Return the hang-up that may stand in place of this refusal at the end of the message, None if there is none.
+
+        A message that was only put off is not lost for good: then it is one for now.
+        """
+        denial = self.hang_up
+        if denial is None or not denial.verdict.permanent or code // 100 == 5:
+            return denial
+        return Denial(denial.hook, DenySoftDisconnect(denial.verdict.text))
 
     async def rcpt(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         """Decide on a recipient, new in this transaction; None means that the inner smtpd may be asked."""
@@ -98,10 +120,26 @@ class Flow:
             self._stand_for_nobody()
         transaction.recipients.append(recipient)
         self.tally["offered"] += 1
-        denial = transaction.denial or await self._decide(recipient, deadline)
+        denial = self.hang_up or transaction.denial or transaction.session.denial
+        denial = denial or await self._decide(recipient, deadline)
         if denial is not None:
             self.answered(recipient, 500 if denial.verdict.permanent else 400)
         return denial
+
+    async def refused(self, recipient: Recipient, reply: Reply, deadline: Deadline) -> None:
+        """Take note that Postfix itself refused a recipient, new in this transaction, and run the hooks for that."""
+        transaction = self.transaction
+        verdict = (Deny if reply.code // 100 == 5 else DenySoft)(reply.text, enhanced=reply.enhanced)
+        recipient.outcome = "refused" if verdict.permanent else "deferred"
+        transaction.recipients.append(recipient)
+        self.tally["offered"] += 1
+        if self.ended:
+            self.tally[recipient.outcome] += 1
+        keep(recipient, Record("rcpt_refused", "postfix", verdict, 0.0, recipient=str(recipient.address)))
+        await self.pipeline.ask("rcpt_refused", recipient, transaction, recipient, reply, deadline=deadline)
+        stands = await self.pipeline.conclude("rcpt_refused", recipient, verdict, deadline=deadline)
+        if stands.disconnects and self.hang_up is None:
+            transaction.session.denial = Denial("rcpt_refused", stands)
 
     async def _decide(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         verdict = await self.pipeline.ask("rcpt", recipient, recipient.transaction, recipient, deadline=deadline)
@@ -218,6 +256,7 @@ class Flow:
         reset_transaction, and writes the summary line. To be called once, after the client has its reply.
         """
         transaction = self.transaction
+        self.ended = True
         for recipient in transaction.recipients:
             if recipient.outcome is None:
                 recipient.outcome = self._outcome(recipient, code, message)
@@ -267,14 +306,3 @@ def fate(recipient: Recipient, message: Message) -> Outcome:
         return "held"
     targets = recipient.targets or (recipient.address,)
     return "accepted" if any(target in message.recipients for target in targets) else "discarded"
-
-
-async def greet(pipeline: Pipeline, session: Session, deadline: Deadline) -> None:
-    """Run the connect and helo hooks of a new session; a denial is remembered on it."""
-    verdict = await pipeline.run("connect", session, session, deadline=deadline)
-    if not verdict.denies and session.helo is not None:
-        verdict = await pipeline.run("helo", session, session, session.helo, deadline=deadline)
-        if verdict.denies:
-            session.denial = Denial("helo", verdict)
-    elif verdict.denies:
-        session.denial = Denial("connect", verdict)

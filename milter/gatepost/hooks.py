@@ -13,7 +13,8 @@ from gatepost.verdict import Declined, Deny, DenyDisconnect, DenySoft, DenySoftD
 if TYPE_CHECKING:
     from gatepost.verdict import Verdict
 
-Door = Literal["proxy", "content", "all"]
+Door = Literal["edge", "edge, else proxy", "proxy", "content", "edge close, else expiry", "all"]
+"""Where a hook runs: at the earlier of two doors if that one is configured. The edge door is `[milter] edge = true`."""
 
 ANY = frozenset({Declined, Ok, Deny, DenySoft, DenyDisconnect, DenySoftDisconnect})
 NOTHING = frozenset({Declined})
@@ -47,24 +48,40 @@ class Hook:
 _TABLE = (
     Hook(
         "connect",
-        "proxy",
+        "edge, else proxy",
         ("session",),
-        "A client has connected. Runs when Postfix hands over the client's first message, before helo.",
-        "Remembered: every recipient of the session is refused with this reply; a hang-up comes at MAIL.",
+        "A client has connected. At the edge: before the banner, session.helo is None. At the proxy: when Postfix "
+        "hands over the client's first message, before helo.",
+        "At the edge a 5xx makes Postfix say 554 in place of the banner, a 421 that, both in its own words; this reply "
+        "comes at MAIL, where DenySoft does, too. At the proxy it is remembered: every recipient of the session is "
+        "refused with it; a hang-up comes at MAIL.",
     ),
     Hook(
         "helo",
-        "proxy",
+        "edge, else proxy",
         ("session", "name"),
-        "The client's greeting is known, HELO or EHLO (session.esmtp tells which). Runs right after connect.",
-        "Remembered: every recipient of the session is refused with this reply; a hang-up comes at MAIL.",
+        "The client's greeting is known, HELO or EHLO. At the edge: at each greeting, also the one after STARTTLS and "
+        "one with the same name; which of the two it was is not known there (session.esmtp). It runs once more where "
+        "it denied and the client then logs in. At the proxy: right after connect; session.esmtp tells which.",
+        "Remembered until the client greets again: at the edge MAIL is refused with this reply, at the proxy every "
+        "recipient is. A 421 comes at once at the edge; any other hang-up, and all at the proxy, at MAIL.",
+    ),
+    Hook(
+        "unrecognized_command",
+        "edge",
+        ("session", "verb"),
+        "The client said what is no command to Postfix; verb is its first word, as it was said.",
+        "The client gets this reply in place of Postfix's 500.",
+        hard_code=500,
     ),
     Hook(
         "mail",
-        "proxy",
+        "edge, else proxy",
         ("transaction", "sender", "parameters"),
-        "MAIL FROM: the sender is known. parameters are the ESMTP ones, names in upper case.",
-        "Remembered: every recipient of the message is refused with this reply; a hang-up comes at MAIL.",
+        "MAIL FROM: the sender is known. parameters are the ESMTP ones, names in upper case. At the proxy, and only "
+        "there, a recipient has passed Postfix's own checks by then.",
+        "At the edge MAIL is refused with this reply. At the proxy it is remembered: every recipient of the message "
+        "is refused with it; a hang-up comes at MAIL.",
     ),
     Hook(
         "rcpt",
@@ -72,6 +89,17 @@ _TABLE = (
         ("transaction", "recipient"),
         "RCPT TO, for a recipient that passed Postfix's own checks.",
         "This recipient is refused; the others are not concerned.",
+    ),
+    Hook(
+        "rcpt_refused",
+        "edge",
+        ("transaction", "recipient", "reply"),
+        "Postfix itself has refused the recipient: recipient.outcome is refused or deferred, reply says why. Its code "
+        "is 550 or 450, whatever Postfix's own was; text and enhanced status code are Postfix's. The deny hook "
+        "follows, too; a hang-up that it answers comes at the client's next MAIL, HELO, unknown command or recipient "
+        "that Postfix accepts, and at the end of the message in place of the inner smtpd's refusal.",
+        "",
+        NOTHING,
     ),
     Hook(
         "data",
@@ -138,9 +166,10 @@ _TABLE = (
     ),
     Hook(
         "disconnect",
-        "proxy",
+        "edge close, else expiry",
         ("session",),
-        "The client's session has ended: nothing was heard of it for proxy.session_idle.",
+        "The client's session has ended. At the edge: the client has left and its last message is done. Without: "
+        "nothing was heard of it for proxy.session_idle.",
         "",
         NOTHING,
         closes=True,
@@ -149,7 +178,8 @@ _TABLE = (
         "deny",
         "all",
         ("session", "hook", "verdict"),
-        "After a denial by any plugin, once; in every plugin, wherever it stands. hook is the denying hook's name.",
+        "After a denial by any plugin, or (with the edge) a recipient that Postfix refused, once; in every plugin, "
+        "wherever it stands. hook is the denying hook's name, rcpt_refused for Postfix.",
         "The reply is replaced by this one; only a hang-up can be answered.",
         frozenset({Declined, DenyDisconnect, DenySoftDisconnect}),
     ),

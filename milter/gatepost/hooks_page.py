@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
 from gatepost.hooks import EVENTS, HOOKS, Hook
 from gatepost.returned_verdicts import allowed_names
@@ -16,9 +17,10 @@ A plugin takes part in a hook by having a method of its name, `def` or `async de
 their names are free. The plugins are asked in the order of the configuration; the first verdict that is not Declined
 (or None) ends the hook. [Writing a plugin](writing-a-plugin.md) is the tutorial.
 
-Doors: *proxy* hooks run while the client says the command; *content* hooks run at the end of the message, in the order
-of the table, when Postfix's inner smtpd shows the message to gatepost. A hook with a content door makes Postfix send
-each message through the milter; with none loaded that is negotiated away.
+Doors: *edge* hooks run as the client says the command to Postfix, with `[milter] edge = true`; without the edge those
+with "else" run later, and the others not at all. *proxy* hooks run while the client says the command; *content* hooks
+run at the end of the message, in the order of the table, when Postfix's inner smtpd shows the message to gatepost. A
+hook with a content door makes Postfix send each message through the milter; with none loaded that is negotiated away.
 """
 
 _CLOSES = (
@@ -45,13 +47,17 @@ def _arguments(hook: Hook) -> str:
     return ", ".join(f"`{argument}`" for argument in hook.arguments)
 
 
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
 def _section(hook: Hook) -> str:
-    lines = [f"## {hook.name}", "", f"`{hook.name}(self, {', '.join(hook.arguments)})`", "", hook.when]
+    lines = [f"## {hook.name}", "", f"`{hook.name}(self, {', '.join(hook.arguments)})`", "", _paragraph(hook.when)]
     lines.append("")
     if hook.closes:
         lines += [_CLOSES.format(hook.arguments[0]), ""]
     if hook.denied:
-        lines += [f"After a denial: {hook.denied}", ""]
+        lines += [_paragraph(f"After a denial: {hook.denied}"), ""]
     answers = allowed_names(hook)
     lines.append(f"{answers[0].upper()}{answers[1:]}.")
     if hook.denied and hook.name != "deny":

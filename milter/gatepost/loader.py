@@ -5,6 +5,7 @@ The administrator's own directory wins over the bundled plugins. A mistake keeps
 
 from __future__ import annotations
 
+import inspect
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
-from gatepost.config import did_you_mean, nearest
+from gatepost.config import PluginEntry, did_you_mean, nearest
 from gatepost.errors import ConfigError, in_order, raise_errors
 from gatepost.hooks import HOOKS
 from gatepost.overrides import Catalogue, parse_overrides
 from gatepost.plugin import Plugin, Services
 from gatepost.plugin_file import check_methods, forget_module, hooks_of, line_in, load_class, one_line
-from gatepost.plugin_options import examine_options
+from gatepost.plugin_options import check_options, examine_options
 from gatepost.services.dns import open_resolver
 from gatepost.services.watched_file import WatchedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gatepost.config import Config, PluginEntry
+    from gatepost.config import Config
     from gatepost.option import Overrides, PluginOptions
     from gatepost.services.dns import Resolver
     from gatepost.services.store import Store
@@ -249,6 +250,21 @@ def _places(config: Config) -> dict[str, Place]:
         places[entry.name] = (config.file, entry.line)
         places |= {f"{entry.name}.{key}": (config.file, line) for key, line in (entry.lines or {}).items()}
     return places
+
+
+def plugin_of_class(
+    plugin_class: type[Plugin[Any]], options: Mapping[str, Any], store: Store, dns: Resolver
+) -> LoadedPlugin:
+    """Make a plugin from a class, named after it in snake_case; ConfigError as for a file. For the test kit."""
+    name, path = snake_case(plugin_class.__name__), Path(inspect.getfile(plugin_class))
+    check_methods(plugin_class, path)
+    checked = check_options(PluginEntry(name, dict(options)), plugin_class, None, Path.cwd())
+    return make_plugin(name, plugin_class, checked, path, store, dns)
+
+
+def snake_case(name: str) -> str:
+    """Return a class's name as a plugin's: `CountDenies` is `count_denies`."""
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
 
 
 def make_plugin(

@@ -50,9 +50,28 @@ class Session:
     helo: str | None = None
     """What the client said in HELO or EHLO; None if it gave none."""
     esmtp: bool = True
-    """True when the client greeted with EHLO."""
+    """True when the client greeted with EHLO. The edge door is not told: until the proxy door is, True."""
     login: str | None = None
-    """The SASL login; None if the client has not logged in or the edge door is off."""
+    """The SASL login, known from MAIL on; None if the client has not logged in or the edge door is off."""
+    sasl_method: str | None = None
+    """The SASL mechanism of the login (`PLAIN`), known from MAIL on; None where `login` is."""
+    sasl_sender: str | None = None
+    """The client's AUTH= of MAIL, for whom it submits (RFC 4954); None if it gave none, and without the edge door."""
+    tls_version: str | None = None
+    """`TLSv1.3`, known from the HELO after STARTTLS on; None without TLS, and without the edge door."""
+    tls_cipher: str | None = None
+    """The cipher, as OpenSSL names it; known and None as `tls_version` is."""
+    cert_subject: str | None = None
+    """The common name in the client's certificate, if Postfix found that trusted; known as `tls_version` is."""
+    cert_issuer: str | None = None
+    """The common name of who issued that certificate; known and None as `cert_subject` is."""
+    daemon_name: str | None = None
+    """Postfix's milter_macro_daemon_name for the service that the client came to; None without the edge door."""
+    daemon_address: str | None = None
+    """The IP address that the client came to; None without the edge door."""
+    daemon_port: int | None = None
+    """The port that the client came to; None without the edge door, and unless milter_connect_macros of the service
+    lists {daemon_port}."""
     notes: Notes = field(default_factory=dict)
     overrides: tuple[Overrides, ...] = ()
     """Option overrides for this client, the later ones stronger."""
@@ -61,7 +80,8 @@ class Session:
     transaction: Transaction | None = None
     """The transaction under way; None between transactions."""
     denial: Denial | None = None
-    """A denial at connect or helo, which every later command repeats; None as long as there is none."""
+    """A denial that every later command repeats: at connect or helo, or a hang-up after a recipient that Postfix itself
+    refused; None as long as there is none."""
     denied_for_good: bool = False
     """True once anything was refused for good (5xx); until then a hang-up is a 421."""
     records: list[Record] = field(default_factory=list)

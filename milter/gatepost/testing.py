@@ -23,7 +23,6 @@ The store is a real one, in memory; its clock can be given. DNS has what a test 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import time
 from contextlib import asynccontextmanager
@@ -32,17 +31,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatepost.address import Address
+from gatepost.arrival import greet, unrecognized
 from gatepost.config import Config, ContentSection, HooksSection, PluginEntry
 from gatepost.deadline import Deadline
 from gatepost.errors import ConfigError
-from gatepost.flow import Flow, Tally, greet
+from gatepost.flow import Flow, Tally
 from gatepost.hooks import HOOKS
-from gatepost.loader import LoadedPlugin, load_plugins, make_plugin
+from gatepost.loader import load_plugins, plugin_of_class, snake_case
 from gatepost.message import Message
 from gatepost.pipeline import Pipeline
 from gatepost.plugin import Plugin
-from gatepost.plugin_file import check_methods
-from gatepost.plugin_options import check_options
 from gatepost.services.dns_table import resolver_for_test
 from gatepost.services.store import open_store
 from gatepost.session import Recipient, Session, Transaction
@@ -54,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from gatepost.edit import Edit
-    from gatepost.services.dns import Resolver
     from gatepost.services.dns_table import Dns
     from gatepost.services.store import Store
     from gatepost.session import Denial
@@ -131,9 +128,7 @@ class Client:
     async def mail(self, sender: str = "sender@example.net", **parameters: str | None) -> Reply:
         """Say MAIL; connect, helo and mail hooks run as they do behind Postfix. Ends the transaction before, if any."""
         await self.abandon()
-        if not self.greeted:
-            self.greeted = True
-            await greet(self.gate.pipeline, self.session, Deadline.after(BUDGET_S))
+        await self._arrive()
         number = len(self.transactions) + 1
         transaction = Transaction(f"{self.session.id}.{number}", self.session, Address.parse(sender), parameters)
         self.transactions.append(transaction)
@@ -160,6 +155,19 @@ class Client:
         reply = _parse_reply(refused[0]) if refused else _ACCEPTED
         flow.answered(offered, reply.code)
         return reply
+
+    async def refused(self, recipient: str, reply: str = "550 5.1.1 User unknown", **parameters: str | None) -> Reply:
+        """Say RCPT for a recipient that Postfix itself refuses, as the edge door sees it; return Postfix's reply."""
+        flow, refusal = self._flow(), _parse_reply(reply)
+        offered = Recipient(Address.parse(recipient), flow.transaction, parameters)
+        await flow.refused(offered, refusal, Deadline.after(BUDGET_S))
+        return refusal
+
+    async def unrecognized(self, verb: str = "BOGUS") -> Reply:
+        """Say what is no command, as the edge door hears it; Postfix's own answer if no plugin has another."""
+        await self._arrive()
+        denial = await unrecognized(self.gate.pipeline, self.session, verb, Deadline.after(BUDGET_S))
+        return _reply(denial) if denial else Reply.of(500, "Error: command not recognized", "5.5.2")
 
     async def data(self, content: bytes | str = b"Subject: test\r\n\r\ntest\r\n") -> Reply:
         """Say DATA and send the content, without dot-stuffing; return the reply to DATA or to the dot."""
@@ -260,6 +268,11 @@ class Client:
         except SmtpSyntaxError as error:
             return _text(error.reply)
 
+    async def _arrive(self) -> None:
+        if not self.greeted:
+            self.greeted = True
+            await greet(self.gate.pipeline, self.session, Deadline.after(BUDGET_S))
+
     def _flow(self) -> Flow:
         if self.flow is None:
             raise ValueError("say MAIL first: there is no transaction")
@@ -295,7 +308,7 @@ async def gate(
     resolver = resolver_for_test(dns)
     try:
         given = dict(plugins)
-        loaded = [_of_class(cls, given.pop(_snake_case(cls.__name__), {}), store, resolver) for cls in classes]
+        loaded = [plugin_of_class(cls, given.pop(snake_case(cls.__name__), {}), store, resolver) for cls in classes]
         entries = tuple(PluginEntry(name, dict(options)) for name, options in given.items())
         config = Config(hooks=HooksSection(directory=Path(directory) if directory else None), plugins=entries)
         pipeline = Pipeline([*loaded, *load_plugins(config, store, resolver)])
@@ -337,7 +350,7 @@ async def run_hook(
         keywords[plugin] = options or {}
     else:
         given = (plugin,)
-        keywords[_snake_case(plugin.__name__)] = options or {}
+        keywords[snake_case(plugin.__name__)] = options or {}
     async with gate(*given, **keywords) as made:
         session = session or made.client().session
         transaction = Transaction(f"{session.id}.1", session, Address.parse(sender))
@@ -352,6 +365,8 @@ async def run_hook(
             "parameters": transaction.parameters,
             "name": session.helo,
             "value": "test",
+            "verb": "BOGUS",
+            "reply": Reply.of(550, "User unknown", "5.1.1"),
             "headers": message.headers,
             "chunk": bytes(message.body),
             "message": message,
@@ -365,17 +380,6 @@ async def run_hook(
         if not isinstance(verdict, Verdict):
             raise AssertionError(f"{call.loaded.name}.{hook} failed: {verdict.detail}")
         return HookResult(verdict, session, transaction, transaction.recipients[-1], message)
-
-
-def _of_class(cls: type[Plugin[Any]], options: Mapping[str, Any], store: Store, dns: Resolver) -> LoadedPlugin:
-    name, path = _snake_case(cls.__name__), Path(inspect.getfile(cls))
-    check_methods(cls, path)
-    checked = check_options(PluginEntry(name, dict(options)), cls, None, Path.cwd())
-    return make_plugin(name, cls, checked, path, store, dns)
-
-
-def _snake_case(name: str) -> str:
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
 
 
 def _reply(denial: Denial) -> Reply:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from tests.e2e.gate import Gate
+from tests.e2e.sasl_rig import Accounts
+from tests.e2e.tls_rig import Authority
 
 from gatepost.ops.private_daemon import PrivateDaemon
 from gatepost.ops.private_postfix import PrivatePostfix, free_loopback_port
@@ -59,6 +61,18 @@ def start_postfix(postfix_directory: Path) -> Iterator[StartPostfix]:
             return running.enter_context(PrivatePostfix(directory, main=main, services=services))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def authority(postfix_directory: Path) -> Authority:
+    """A certificate authority; `authority.settings` in main.cf make a Postfix offer STARTTLS."""
+    return Authority(postfix_directory / "tls")
+
+
+@pytest.fixture(scope="module")
+def accounts(postfix_directory: Path) -> Accounts:
+    """Users, none to begin with, who log in at a Postfix given to `accounts.enable`."""
+    return Accounts(postfix_directory / "sasl")
 
 
 # Recipients that the inner smtpd refuses by itself, after the public smtpd has let them through.

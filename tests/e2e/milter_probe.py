@@ -18,7 +18,21 @@ from typing import Any
 
 import Milter  # type: ignore[import-untyped]
 
-_MACROS = ("i", "{daemon_name}", "{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}")
+_MACROS = (
+    "i",
+    "{daemon_name}",
+    "{daemon_addr}",
+    "{rcpt_mailer}",
+    "{rcpt_host}",
+    "{rcpt_addr}",
+    "{auth_type}",
+    "{auth_authen}",
+    "{auth_author}",
+    "{tls_version}",
+    "{cipher}",
+    "{cert_subject}",
+    "{cert_issuer}",
+)
 _numbers = itertools.count(1)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
 
 _TIMEOUT_S = 15.0
@@ -31,7 +32,7 @@ class SmtpClient:
     """A client that sends what it is given; `greeting` is the banner, b"" if the server closed instead."""
 
     def __init__(self, port: int, *, helo: bytes | None = b"client.example.com", timeout_s: float = _TIMEOUT_S) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self._file = self.socket.makefile("rb")
         try:
             self.greeting = self.reply()
@@ -56,6 +57,12 @@ class SmtpClient:
     def close(self) -> None:
         self._file.close()
         self.socket.close()
+
+    def secure(self, context: ssl.SSLContext, server: str) -> None:
+        """Speak TLS from now on, with a server of that name."""
+        self._file.close()
+        self.socket = context.wrap_socket(self.socket, server_hostname=server)
+        self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -252,14 +259,14 @@ class MilterEvent:
     name: str
     arguments: list[Any]
     macros: dict[str, str]
-    """Those that Postfix sent of {i}, {daemon_name} and {rcpt_*}."""
+    """Those that Postfix sent of {i}, {daemon_*}, {rcpt_*}, {auth_*}, and of those about TLS."""
 
 
 class ProbeMilter:
     """A real milter in a process of its own on a loopback port; `milter_probe.py` says what it does to a message."""
 
     def __init__(self, port: int, *, leading_space: bool = True) -> None:
-        self._port = port
+        self.port = port
         self._events: list[MilterEvent] = []
         self._process = subprocess.Popen(
             [
@@ -305,9 +312,13 @@ class ProbeMilter:
         wait_until(seen)
         return found
 
+    def knows(self, port: int) -> bool:
+        """Tell whether a client with that port has been seen; ask once its session has ended."""
+        return any(event.name == "connect" and event.arguments[1] == port for event in self._events)
+
     def _listens(self) -> bool:
         assert self._process.poll() is None, "the probe milter has ended"
-        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self._port)):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self.port)):
             return True
         return False
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gatepost.arrival import greet
 from gatepost.config import parse_config
 from gatepost.deadline import Deadline
-from gatepost.flow import greet
 from gatepost.loader import load_plugins
 from gatepost.pipeline import Pipeline
 from gatepost.services.store import open_store

@@ -79,6 +79,28 @@ async def test_counting_all_a_permanent_refusal_over_the_limit_is_521(load: Load
     assert heard == ["450 4.7.1 later", "450 4.7.1 later", "521 5.7.1 too many refused commands"]
 
 
+async def test_recipients_that_postfix_refused_count_and_the_next_that_it_accepts_is_hung_up_on(
+    load: LoadRig,
+) -> None:
+    rig = await load('[[plugin]]\nname = "count_denies"\nlimit = 1\n')
+    mail = await rig.mail()
+
+    await mail.client.refused("a@example.org", "450 4.2.0 busy")
+    await mail.client.refused("b@example.org", "550 5.1.1 unknown")
+    assert await mail.rcpt("c@example.org") == "250"
+    await mail.client.refused("d@example.org", "550 5.1.1 unknown")
+    assert await mail.rcpt("e@example.org") == "521 5.7.1 too many refused commands"
+
+
+async def test_a_client_over_the_limit_is_hung_up_on_at_its_next_mail_or_unknown_command(load: LoadRig) -> None:
+    rig = await load('[[plugin]]\nname = "count_denies"\nlimit = 0\n')
+    mail = await rig.mail()
+    await mail.client.refused("a@example.org")
+
+    assert str((await mail.client.unrecognized()).code) == "521"
+    assert (await mail.client.mail()).code == 521
+
+
 async def test_each_connection_is_counted_by_itself(load: LoadRig, tmp_path: Path) -> None:
     (tmp_path / "refuser.py").write_text(REFUSER)
     rig = await load(

@@ -364,3 +364,44 @@ async def test_a_wrong_option_stops_the_start(options: dict[str, Any], message: 
         async with gate(dnsbl=options):
             pass
     assert message in str(raised.value)
+
+
+async def test_at_connect_the_session_is_refused_and_asked_about_once(server: BlockList) -> None:
+    async with gate(dns=[server.address], dnsbl={"zones": ["bl.example"], "at": "connect"}) as postfix:
+        client = postfix.client("192.0.2.1")
+        for _ in range(2):
+            await client.mail()
+            assert (await client.rcpt("bob@example.org")).code == 554
+        assert client.session.denial is not None
+        assert client.session.denial.hook == "connect"
+        assert "dnsbl" not in client.transaction.notes
+        assert (await rcpt(postfix, "192.0.2.9")).startswith("250 ")
+
+
+async def test_at_connect_no_login_is_known(server: BlockList) -> None:
+    options = {"zones": ["bl.example"], "at": "connect", "skip_authenticated": True}
+    async with gate(dns=[server.address], dnsbl=options) as postfix:
+        client = postfix.client("192.0.2.1")
+        await client._arrive()
+        client.session.login = "alice"
+        assert client.session.denial is not None
+
+
+async def test_at_connect_who_is_whitelisted_or_exempt_is_not_asked_about(server: BlockList) -> None:
+    options = {"zones": ["bl.example"], "at": "connect", "skip_networks": ["192.0.2.4"]}
+    async with gate(dns=[server.address], dnsbl=options) as postfix:
+        assert (await rcpt(postfix, whitelist_reason="test")).startswith("250 ")
+        assert (await rcpt(postfix, "192.0.2.4")).startswith("250 ")
+
+
+async def test_at_connect_a_list_without_an_answer_is_not_a_no() -> None:
+    for policy, code in (("defer", "451"), ("pass", "250")):
+        options = {"zones": ["bl.example"], "at": "connect", "on_unavailable": policy}
+        async with gate(dns={"bl.example": "servfail"}, dnsbl=options) as postfix:
+            assert (await rcpt(postfix)).startswith(code)
+
+
+async def test_when_it_is_asked_cannot_be_overridden() -> None:
+    async with gate(dns={}, dnsbl={"zones": ["bl.example"]}) as postfix:
+        with pytest.raises(ConfigError, match="at"):
+            postfix.plugin("dnsbl").parse_overrides("dnsbl.at=connect", "test")

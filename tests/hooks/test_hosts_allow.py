@@ -189,3 +189,94 @@ async def test_a_changed_file_counts_for_new_sessions(load_file: LoadFile, tmp_p
 
     replies = [await (await rig.mail(client)).rcpt("bob@example.org") for client in (before, after)]
     assert replies == [f"550 5.7.1 {DEFAULT}", "250"]
+
+
+async def test_so_many_connections_of_one_client_and_no_more(load_file: LoadFile) -> None:
+    rig = await load_file("203.0.113.9: deny\n", "max_connections = 2")
+    clients = [await rig.connect("192.0.2.1") for _ in range(3)]
+
+    assert [(await client.mail()).encode().decode().strip() for client in clients] == [
+        "250 2.1.0 Ok",
+        "250 2.1.0 Ok",
+        "421 4.7.0 too many connections from 192.0.2.1",
+    ]
+    assert (await (await rig.connect("192.0.2.2")).mail()).code == 250
+
+
+async def test_who_leaves_makes_room_and_one_too_many_does_not(load_file: LoadFile) -> None:
+    rig = await load_file("", "max_connections = 1")
+    first, refused = await rig.connect("192.0.2.1"), await rig.connect("192.0.2.1")
+
+    await refused.quit()
+    assert (await (await rig.connect("192.0.2.1")).mail()).code == 421
+    await first.quit()
+    await first.quit()
+    assert (await (await rig.connect("192.0.2.1")).mail()).code == 250
+    assert (await (await rig.connect("192.0.2.1")).mail()).code == 421
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "second", "code"),
+    [
+        ("", "2001:db8::1", "2001:db8::2", 421),
+        ("", "2001:db8::1", "2001:db8:0:1::1", 250),
+        ("", "::ffff:192.0.2.1", "192.0.2.1", 421),
+        ("", "192.0.2.1", "192.0.2.2", 250),
+        ("ipv4_prefix = 24", "192.0.2.1", "192.0.2.2", 421),
+        ("ipv6_prefix = 128", "2001:db8::1", "2001:db8::2", 250),
+        ("", "unknown", "unknown", 250),
+        ('busy_action = "deny"', "192.0.2.1", "192.0.2.1", 550),
+    ],
+)
+async def test_a_network_can_be_one_client(
+    load_file: LoadFile, options: str, first: str, second: str, code: int
+) -> None:
+    rig = await load_file("", f"max_connections = 1\n{options}")
+    await rig.connect(first)
+    client = await rig.connect(second)
+
+    replies = [(await client.mail()).code]
+    if replies == [250]:
+        replies = [(await client.rcpt("bob@example.org")).code]
+    assert replies == [code]
+
+
+async def test_a_client_that_is_refused_by_name_is_not_counted(load_file: LoadFile) -> None:
+    rig = await load_file("bad.example.net: deny\n", "max_connections = 1")
+    await rig.connect("192.0.2.1", "bad.example.net")
+
+    assert (await (await rig.connect("192.0.2.1")).mail()).code == 250
+
+
+async def test_overrides_change_how_many_connections_a_client_may_have(load_file: LoadFile, tmp_path: Path) -> None:
+    (tmp_path / "clients").write_text("10.0.0.0/8: hosts_allow.max_connections=3\n192.0.2.0/24: hosts_allow=off\n")
+    rig = await load_file("", "max_connections = 1", before='[[plugin]]\nname = "client_options"\nfile = "clients"\n')
+
+    async def codes(address: str) -> list[int]:
+        return [(await (await rig.connect(address)).mail()).code for _ in range(4)]
+
+    assert await codes("10.1.1.1") == [250, 250, 250, 421]
+    assert await codes("192.0.2.1") == [250] * 4
+    assert await codes("198.51.100.1") == [250, 421, 421, 421]
+
+
+async def test_many_clients_come_and_go_and_leave_nothing(load_file: LoadFile) -> None:
+    rig = await load_file("", "max_connections = 3")
+    addresses = [f"10.0.{number % 50}.1" for number in range(200)]
+    clients = [await rig.connect(address) for address in addresses]
+    assert sum(client.session.denial is None for client in clients) == 150
+
+    for client in clients:
+        await client.quit()
+    again = [await rig.connect(address) for address in addresses]
+    assert sum(client.session.denial is None for client in again) == 150
+
+
+async def test_observed_it_tells_of_each_connection_too_many(load_file: LoadFile) -> None:
+    rig = await load_file("", 'max_connections = 1\nmode = "observe"')
+    with capture_logs() as logs:
+        assert [(await (await rig.connect()).mail()).code for _ in range(3)] == [250] * 3
+
+    assert [entry["text"] for entry in logs if entry["event"] == "would answer"] == [
+        "too many connections from 192.0.2.1"
+    ] * 2

@@ -36,8 +36,9 @@ MAIN = {
 class Site:
     """A directory that user postfix can enter, with the Postfix, gatepost's configuration and the files of plugins."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, edge: bool = False) -> None:
         self.directory = directory
+        self._edge = edge
         self.postfix = PrivatePostfix(directory / "postfix", main=MAIN)
         self.etc = self.postfix.config_dir
         self.queue = self.postfix.queue_dir
@@ -62,7 +63,7 @@ class Site:
         """Write gatepost's configuration; `sections` are further lines of [proxy], [milter] or [content]."""
         own = {
             "proxy": f'listen = "{self.listen}"\ninner = "{self.inner_address}"\n',
-            "milter": f'socket = "unix:{self.socket}"\n',
+            "milter": f'socket = "unix:{self.socket}"\n' + "edge = true\n" * self._edge,
         }
         names = dict.fromkeys((*own, *sections))
         self.toml.write_text(

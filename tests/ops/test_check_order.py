@@ -90,7 +90,7 @@ def told(tmp_path: Path, store: Store) -> Told:
             *order.late_setters(loaded, usage),
             *order.late_whitelists(loaded),
             *order.without_hooks(loaded),
-            *order.unreachable(loaded, usage),
+            *order.unreachable(loaded, usage, edge=config.milter.edge),
         ]
         return [
             *(f"{error.line}: {error.message}" for error in assembly.errors),
@@ -160,6 +160,14 @@ async def test_a_plugin_that_acts_on_refusals_alone_is_told_where_nobody_refuses
 
     assert warning.startswith("1: warning: count_denies only acts on refusals")
     assert await told(tables("count_denies", "early")) == []
+    assert await told(tables("count_denies"), sections="edge = true\n") == [], "Postfix refuses, too"
+
+
+async def test_a_plugin_for_the_edge_alone_is_told_where_there_is_none(told: Told) -> None:
+    (warning,) = await told(tables("unrecognized"))
+
+    assert warning.startswith("1: warning: unrecognized only takes part in hooks of the edge door: set edge = true")
+    assert await told(tables("unrecognized"), sections="edge = true\n") == []
 
 
 # --- plugins that come too late

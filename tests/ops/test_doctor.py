@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import pytest
 from tests.ops.doctor_rig import Site
 
 from gatepost.ops.postfix import entry
-from gatepost.ops.postfix.doctor import diagnosis, report
+from gatepost.ops.postfix.doctor import report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -177,16 +176,6 @@ def test_gateposts_milter_is_known_in_any_spelling(site: Site, spelling: str) ->
     assert "not as apply would write it" in found.problem
 
 
-def test_with_the_edge_the_front_has_the_milter_and_knows_logins(site: Site) -> None:
-    site.option(site.front, "smtpd_sasl_auth_enable=yes")
-    site.option(site.front, "smtpd_milters=unix:gatepost/milter.sock")
-    assert site.findings() == [(site.front, "smtpd_sasl_auth_enable"), (site.front, "smtpd_milters")]
-    facts = site.examine()
-    section = facts.config.milter.model_copy(update={"edge": True})
-    edged = replace(facts, config=facts.config.model_copy(update={"milter": section}))
-    assert [one for one in diagnosis.on_paper(edged) if one.severity == "finding"] == []
-
-
 def test_bytes_in_main_cf_that_are_no_text_can_be_printed(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     with (site.etc / "main.cf").open("ab") as file:
         file.write(b"smtpd_proxy_options = speed_adjust, \xff\n")
@@ -239,7 +228,7 @@ def test_gateposts_milter_on_the_front_while_the_edge_is_off(site: Site) -> None
 
 @pytest.mark.parametrize("name", ["smtpd_milters", "non_smtpd_milters"])
 def test_a_milter_in_libmilters_spelling(site: Site, name: str) -> None:
-    site.main("dkim = inet:8891@localhost", f"{name} = {{ $dkim, default_action = accept }}")
+    site.main("dkim = inet:8891@localhost", f"{name} = {{ $dkim, default_action=accept }}")
     finding = only(site, MAIN, name)
     assert "inet:8891@localhost is libmilter's spelling" in finding.problem
     mended(site, finding)

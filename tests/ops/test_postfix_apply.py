@@ -210,13 +210,13 @@ def test_an_older_inner_service_goes_when_proxy_inner_changes(site: Site, capsys
     assert site.options(f"{other}/inet")["smtpd_proxy_filter"] == ""
 
 
-MILTERS = "smtpd_milters = { inet:localhost:8891, default_action = accept }, unix:/run/x"
+MILTERS = "smtpd_milters = { inet:localhost:8891, default_action=accept }, unix:/run/x"
 
 
 def test_milters_with_blanks_move_to_the_inner_service_and_are_repaired_there(site: Site) -> None:
     site.sample("plain", MILTERS)
     site.run("apply", "--milters", "inner")
-    moved = "unix:gatepost/milter.sock,{ inet:localhost:8891, default_action = accept },unix:/run/x"
+    moved = "unix:gatepost/milter.sock,{ inet:localhost:8891, default_action=accept },unix:/run/x"
     assert site.options(site.inner)["smtpd_milters"] == moved
     assert site.options("smtp/inet")["smtpd_milters"] == ""
     assert site.run("diff") == 0

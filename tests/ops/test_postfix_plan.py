@@ -223,14 +223,14 @@ def test_amavis_way_back_is_not_taken_for_ours(tmp_path: Path) -> None:
         plan.make(configuration, plan.Settings("127.0.0.1:10025", SETTINGS.inner, SETTINGS.milter))
 
 
-MILTERS = ("dkim = inet:localhost:8891", "smtpd_milters = $dkim, { unix:/run/x, default_action = accept }")
+MILTERS = ("dkim = inet:localhost:8891", "smtpd_milters = $dkim, { unix:/run/x, default_action=accept }")
 
 
 def test_milters_of_the_front_are_named_and_the_choice_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         plan.make(site(tmp_path, "plain", *MILTERS), SETTINGS)
     said = str(refused.value)
-    assert "inet:localhost:8891, { unix:/run/x, default_action = accept }" in said
+    assert "inet:localhost:8891, { unix:/run/x, default_action=accept }" in said
     assert "--milters=keep-front" in said
     assert "--milters=inner" in said
     assert "\n" not in said
@@ -246,9 +246,7 @@ def test_milters_kept_on_the_front_do_not_reach_the_inner_service(tmp_path: Path
 def test_milters_moved_to_the_inner_service_come_after_ours_and_leave_the_front(tmp_path: Path) -> None:
     made = plan.make(site(tmp_path, "plain", *MILTERS), SETTINGS, choice="inner")
     assert options(made, "smtp/inet")["smtpd_milters"] == ""
-    assert options(made)["smtpd_milters"] == (
-        "unix:gatepost/milter.sock,$dkim,{ unix:/run/x, default_action = accept }"
-    )
+    assert options(made)["smtpd_milters"] == ("unix:gatepost/milter.sock,$dkim,{ unix:/run/x, default_action=accept }")
     assert "localhost" in made.notes[0]
 
 

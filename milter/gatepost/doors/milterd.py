@@ -1,14 +1,17 @@
-"""The content door: the milter on the inner smtpd, run by libmilter's threads through pymilter.
+"""The milter socket: one libmilter for the doors edge and content. Its thread, its negotiation, who gets which session.
 
-Postfix hands a milter the message only once it has all of it, so the callbacks before end-of-message only collect,
-and there is one crossing to the event loop, at end-of-message. Edits are then made from the milter's thread, one milter
-edit each. A denial is answered generically here; the proxy door gives the client the verdict's own text.
+Negotiation comes before Postfix says which service it speaks for, so every session negotiates what either door needs.
+{daemon_name} then tells them apart at CONNECT: the inner smtpd has the content door; with `[milter] edge = true` any
+other service has the edge door. What each does with its callbacks is in `content` and `edge`.
 
-Fails closed: an exception in a callback is a 451 (pymilter's exception policy), a session that matches no transaction
-is turned away while content hooks are loaded, and the inner smtpd carries `milter_default_action=tempfail`.
+Fails closed: an exception in a callback is a 451, a session that matches no transaction is turned away while content
+hooks are loaded, and Postfix's services carry `milter_default_action=tempfail`.
 
 pymilter's traps that shape this file: `main()` in one daemon thread, never the main one; no restart in one process;
-`stop()` only wakes on a connection; the socket's mode is the umask's.
+`stop()` only wakes on a connection; the socket's mode is the umask's. Arguments that are not UTF-8 (HELO, an unknown
+command, a client's name) never get as far as the callback: pymilter itself answers by its exception policy, a 451 that
+nobody meant. So its policy is to go on, and ours is in `_guarded`. A header's name cannot be lost that way: Postfix
+takes only ASCII for one (`is_header_buf`).
 """
 
 from __future__ import annotations
@@ -18,25 +21,25 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import milter
 import structlog
 
 from gatepost.deadline import Deadline
-from gatepost.doors.milter_edit import apply_edit
+from gatepost.doors.content import ContentSession
+from gatepost.doors.crossing import Crossing
+from gatepost.doors.edge import EdgeSession, macro
 from gatepost.doors.milter_socket import SocketError, give_to_postfix, knock, prepare_path, why_not
-from gatepost.message import BodyWriter, Header, Headers, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gatepost.doors.lease import Key, Lease, LeaseTable, Part
+    from gatepost.doors.lease import Key, Part
+    from gatepost.doors.switchboard import Switchboard
     from gatepost.endpoint import Endpoint
-    from gatepost.flow import ContentDecision
 
 DAEMON_NAME = "gatepost-content"
 """The inner smtpd's milter_macro_daemon_name, as `gatepost postfix apply` sets it."""
@@ -50,51 +53,65 @@ _EDITS = (
     | milter.CHGFROM
     | milter.QUARANTINE
 )
-_NEVER = milter.P_NOHELO | milter.P_NORCPT | milter.P_NODATA | milter.P_NOUNKNOWN | milter.P_NOEOH
-_NO_REPLY = milter.P_NR_CONN | milter.P_NR_HDR | milter.P_NR_BODY
+_NEVER = milter.P_NODATA | milter.P_NOEOH
+_NOT_FOR_CONTENT = milter.P_NOHELO | milter.P_NORCPT | milter.P_NOUNKNOWN
+_NO_REPLY = milter.P_NR_HDR | milter.P_NR_BODY
 
 STOP_LIMIT_S = 6.0
 """A little more than libmilter needs by itself to see that it is to stop."""
 KNOCK_INTERVAL_S = 0.02
 
-LATE_ANSWER_S = 5.0
-"""How much longer than the reply's deadline the milter's thread waits for the event loop, before it answers 451."""
-
 _log = structlog.get_logger("gatepost.milter")
+_Arguments = ParamSpec("_Arguments")
 
 
-@dataclass(slots=True, eq=False)
 class _Session:
-    """One milter session: one connection to the inner smtpd, several messages after each other."""
+    """One milter session, of whichever door."""
 
-    covered: frozenset[Part]
-    """What was negotiated."""
-    no_reply: int
-    """The callbacks that are not answered, of those negotiated."""
-    key: Key | None = None
-    daemon_name: str | None = None
-    lease: Lease | None = None
-    fields: list[Header] = field(default_factory=list)
-    body: BodyWriter | None = None
+    __slots__ = ("content", "covered", "edge", "key", "name", "no_reply")
 
-    def reset(self) -> None:
-        """Forget the message under way."""
-        self.lease = None
-        self.fields = []
-        if self.body is not None:
-            self.body.close()
-            self.body = None
+    def __init__(self, covered: frozenset[Part], no_reply: int) -> None:
+        self.covered = covered
+        """What was negotiated."""
+        self.no_reply = no_reply
+        """The callbacks that are not answered, of those negotiated."""
+        self.content: ContentSession | None = None
+        self.edge: EdgeSession | None = None
+        self.key: Key | None = None
+        self.name: str | None = None
+
+    def answer(self, callback: int) -> int:
+        """Return what stands for going on in a callback of this kind."""
+        return milter.NOREPLY if self.no_reply & callback else milter.CONTINUE
+
+
+def _guarded(
+    callback: Callable[Concatenate[MilterDoor, Any, _Arguments], int],
+) -> Callable[Concatenate[MilterDoor, Any, _Arguments], int]:
+    """Make every exception in a callback a 451, which pymilter's own policy would be but for its traps (see above)."""
+
+    @wraps(callback)
+    def guarded(self: MilterDoor, ctx: Any, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> int:
+        try:
+            return callback(self, ctx, *arguments, **named)
+        except Exception:  # noqa: BLE001 - libmilter's threads end here
+            _log.exception("bug in the milter")
+            session = ctx.getpriv()
+            if session is not None and session.content is not None:
+                session.content.fail()
+            return milter.TEMPFAIL
+
+    return guarded
 
 
 class MilterDoor:
     """The milter socket and its thread. One for each process, and never started again after `stop`."""
 
-    def __init__(self, endpoint: Endpoint, leases: LeaseTable, needs: Callable[[], frozenset[Part]]) -> None:
+    def __init__(self, endpoint: Endpoint, board: Switchboard) -> None:
         self._endpoint = endpoint
-        self._leases = leases
-        self._needs = needs
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._board = board
         self._thread: threading.Thread | None = None
+        self._crossing: Crossing
 
     def open(self) -> None:
         """Make the socket; SocketError if it cannot be made or is in use. Call before `start`."""
@@ -103,15 +120,17 @@ class MilterDoor:
         if self._endpoint.path is not None:
             prepare_path(Path(self._endpoint.path))
         milter.set_connect_callback(self._on_connect)
+        milter.set_helo_callback(self._on_helo)
         milter.set_envfrom_callback(self._on_mail)
+        milter.set_envrcpt_callback(self._on_rcpt)
         milter.set_header_callback(self._on_header)
         milter.set_body_callback(self._on_body)
         milter.set_eom_callback(self._on_end_of_message)
         milter.set_abort_callback(self._on_abort)
         milter.set_close_callback(self._on_close)
-        milter.set_exception_policy(milter.TEMPFAIL)
+        milter.set_exception_policy(milter.CONTINUE)
         milter.set_flags(_EDITS)
-        milter.register("gatepost", negotiate=self._on_negotiate)
+        milter.register("gatepost", negotiate=self._on_negotiate, unknown=self._on_unknown)
         umask = os.umask(0o117)
         try:
             milter.setconn(self._endpoint.libmilter)
@@ -124,8 +143,8 @@ class MilterDoor:
             give_to_postfix(Path(self._endpoint.path))
 
     def start(self) -> None:
-        """Serve, in a thread of its own; the running event loop gets the messages."""
-        self._loop = asyncio.get_running_loop()
+        """Serve, in a thread of its own; the running event loop decides."""
+        self._crossing = Crossing(asyncio.get_running_loop())
         self._thread = threading.Thread(target=milter.main, name="milter", daemon=True)
         self._thread.start()
 
@@ -147,7 +166,7 @@ class MilterDoor:
 
     def _on_negotiate(self, ctx: Any, options: list[int]) -> int:
         offered_actions, offered = options[0], options[1]
-        needs = self._needs()
+        needs = self._board.milter_needs()
         covered = set(needs)
         skip = _NEVER
         if "header" not in needs:
@@ -158,117 +177,101 @@ class MilterDoor:
             skip |= milter.P_NOBODY
         if offered_actions & _EDITS != _EDITS:
             covered.discard("edit")
-        # With nothing to look at, the whole session is accepted at CONNECT, which must be answered for that.
         no_reply = _NO_REPLY & offered if needs else 0
+        if self._board.edge:
+            # RCPT is answered, not P_NR_RCPT: what is not answered stays in smtpd's buffer until something else is
+            # (`milter8_event`), and a client that only guesses recipients would never be heard of.
+            skip |= milter.P_RCPT_REJ
+        else:
+            skip |= _NOT_FOR_CONTENT
+            # With nothing to look at, the whole session is accepted at CONNECT, which must be answered for that.
+            no_reply |= milter.P_NR_CONN & offered if needs else 0
         options[0] = offered_actions & _EDITS if "edit" in needs else 0
         options[1] = offered & (skip | no_reply | milter.P_HDR_LEADSPC)
         options[2] = options[3] = 0
         ctx.setpriv(_Session(frozenset(covered), no_reply))
         return milter.CONTINUE
 
+    @_guarded
     def _on_connect(self, ctx: Any, name: str, family: int, address: Any) -> int:
-        session = ctx.getpriv()
-        if family in {socket.AF_INET, socket.AF_INET6}:
+        session: _Session = ctx.getpriv()
+        session.name = macro(ctx, "{daemon_name}")
+        if family in {socket.AF_INET, socket.AF_INET6} and address[1]:
             session.key = (address[0], address[1])
-        session.daemon_name = ctx.getsymval("{daemon_name}")
-        if not session.covered and not self._needs():
+        if session.name != DAEMON_NAME and self._board.edge and session.key is not None:
+            session.edge = EdgeSession(self._board, self._crossing)
+            return session.edge.connect(ctx, name, session.key)
+        if not session.covered and not self._board.milter_needs():
             # Safe across a reload: no lease is covered by this session, so a transaction that needs more gets another.
             return milter.ACCEPT
-        return milter.NOREPLY if session.no_reply & milter.P_NR_CONN else milter.CONTINUE
+        if session.name == DAEMON_NAME:
+            leases, needs = self._board.leases, self._board.milter_needs
+            session.content = ContentSession(session.key, session.covered, leases, needs, self._crossing)
+        return session.answer(milter.P_NR_CONN)
 
+    @_guarded
+    def _on_helo(self, ctx: Any, name: str) -> int:
+        edge = ctx.getpriv().edge
+        return edge.helo(ctx, name) if edge is not None else milter.CONTINUE
+
+    @_guarded
+    def _on_unknown(self, ctx: Any, verb: str) -> int:
+        edge = ctx.getpriv().edge
+        return edge.unknown(ctx, verb) if edge is not None else milter.CONTINUE
+
+    @_guarded
     def _on_mail(self, ctx: Any, *arguments: bytes) -> int:
-        session = ctx.getpriv()
-        session.reset()
-        if session.daemon_name != DAEMON_NAME:
-            # The public smtpd or another service: its mail goes through the proxy, which is where it is looked at.
-            _log.warning(
-                "milter session from another service, accepted unseen",
-                daemon_name=session.daemon_name,
-                client=session.key,
-            )
-            return milter.ACCEPT
-        lease = self._leases.find(session.key) if session.key else None
-        if lease is None:
-            if not self._needs():
-                return milter.ACCEPT
-            _log.error(
-                "message on the inner smtpd that did not come through the proxy, deferred",
-                client=session.key,
-                remedy="let nothing but gatepost connect to proxy.inner",
-            )
-            return milter.TEMPFAIL
-        lease.covered = session.covered
-        if not lease.needs:
-            return milter.ACCEPT
-        session.lease = lease
-        session.body = BodyWriter()
-        return milter.CONTINUE
-
-    def _on_header(self, ctx: Any, name: str, value: bytes) -> int:
-        session = ctx.getpriv()
-        session.fields.append(Header(name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")))
-        return milter.NOREPLY if session.no_reply & milter.P_NR_HDR else milter.CONTINUE
-
-    def _on_body(self, ctx: Any, chunk: bytes) -> int:
-        session = ctx.getpriv()
-        session.body.write(chunk)
-        return milter.NOREPLY if session.no_reply & milter.P_NR_BODY else milter.CONTINUE
-
-    def _on_end_of_message(self, ctx: Any) -> int:
-        session = ctx.getpriv()
-        lease, writer = session.lease, session.body
-        if lease is None or writer is None:
-            return milter.ACCEPT
-        body, session.body = writer.finish(), None
-        try:
-            decision = self._decide(lease, session.fields, body)
-            if decision is None:
-                return milter.TEMPFAIL
-            if decision.denial is not None:
-                return milter.REJECT if decision.denial.verdict.permanent else milter.TEMPFAIL
-            for edit in decision.message.edits:
-                apply_edit(ctx, edit, lease.spellings)
-            return milter.ACCEPT
-        finally:
-            body.close()
-            session.reset()
-
-    def _decide(self, lease: Lease, fields: list[Header], body: Any) -> ContentDecision | None:
-        assert self._loop is not None
-        transaction = lease.flow.transaction
-        recipients = [
-            target for recipient in transaction.accepted for target in recipient.targets or (recipient.address,)
-        ]
-        message = Message(
-            Headers(fields), body, transaction.sender, recipients, mime_limit=lease.flow.settings.mime_limit
+        session: _Session = ctx.getpriv()
+        if session.edge is not None:
+            return session.edge.mail(ctx, arguments)
+        if session.content is not None:
+            return session.content.mail(ctx)
+        # The public smtpd or another service: its mail goes through the proxy, which is where it is looked at.
+        _log.warning(
+            "milter session from another service, accepted unseen", daemon_name=session.name, client=session.key
         )
-        # What run_coroutine_threadsafe does, with fewer calls and locks: this is done for every message.
-        tasks: list[asyncio.Task[ContentDecision | None]] = []
-        ended: SimpleQueue[asyncio.Future[ContentDecision | None]] = SimpleQueue()
+        return milter.ACCEPT
 
-        def begin() -> None:
-            task = asyncio.ensure_future(lease.decide(message))
-            task.add_done_callback(ended.put)
-            tasks.append(task)
+    @_guarded
+    def _on_rcpt(self, ctx: Any, *arguments: bytes) -> int:
+        edge = ctx.getpriv().edge
+        return edge.rcpt(ctx, arguments) if edge is not None else milter.CONTINUE
 
-        self._loop.call_soon_threadsafe(begin)
-        try:
-            done = ended.get(timeout=(lease.deadline.remaining() if lease.deadline else 0) + LATE_ANSWER_S)
-        except Empty:
-            for task in tasks:
-                self._loop.call_soon_threadsafe(task.cancel)
-            return None
-        return None if done.cancelled() else done.result()
+    @_guarded
+    def _on_header(self, ctx: Any, name: str, value: bytes) -> int:
+        session: _Session = ctx.getpriv()
+        if session.content is not None:
+            session.content.header(name, value)
+        return session.answer(milter.P_NR_HDR)
 
+    @_guarded
+    def _on_body(self, ctx: Any, chunk: bytes) -> int:
+        session: _Session = ctx.getpriv()
+        if session.content is not None:
+            session.content.body(chunk)
+        return session.answer(milter.P_NR_BODY)
+
+    @_guarded
+    def _on_end_of_message(self, ctx: Any) -> int:
+        content = ctx.getpriv().content
+        return content.end_of_message(ctx) if content is not None else milter.ACCEPT
+
+    @_guarded
     def _on_abort(self, ctx: Any) -> int:
         session = ctx.getpriv()
         if session is not None:
-            session.reset()
+            for one in (session.content, session.edge):
+                if one is not None:
+                    one.reset()
         return milter.CONTINUE
 
+    @_guarded
     def _on_close(self, ctx: Any) -> int:
         session = ctx.getpriv()
         if session is not None:
-            session.reset()
             ctx.setpriv(None)
+            if session.content is not None:
+                session.content.reset()
+            if session.edge is not None:
+                session.edge.close()
         return milter.CONTINUE

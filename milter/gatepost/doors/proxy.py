@@ -20,9 +20,8 @@ from gatepost.deadline import Deadline
 from gatepost.doors.inner_transaction import TRY_AGAIN, InnerTransaction
 from gatepost.doors.lease import Lease
 from gatepost.doors.throttle import READ_AHEAD_BYTES, Backpressure, Throttle
-from gatepost.flow import Flow
 from gatepost.hooks import HOOKS
-from gatepost.session import Recipient, Transaction
+from gatepost.session import Recipient
 from gatepost.smtp.command import SmtpSyntaxError, parse_path
 from gatepost.smtp.front import Aborted, CommandReceived, ContentChunk, ContentEnd, FrontMachine, RemoteError
 from gatepost.smtp.inner import queue_id
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from gatepost.doors.lease import Part
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
+    from gatepost.flow import Flow
     from gatepost.pipeline import Pipeline
     from gatepost.smtp.front import FrontEvent
 
@@ -236,23 +236,19 @@ class ProxyConnection(asyncio.Protocol):
             return
         deadline = self._deadline()
         entry = self._entry or self._join_session()
-        while entry.pipeline is not self._board.pipeline:
+        while not entry.is_on(self._board.pipeline):
             self._greeting = self._board.pipeline
             try:
                 # A reload in the meantime has taken the board over, and the session moves on to that.
                 await entry.greet(self._greeting, deadline)
             finally:
                 self._greeting = None
-        entry.transactions += 1
-        transaction = Transaction(
-            f"{entry.session.id}.{entry.transactions}", entry.session, envelope.address, envelope.parameters
-        )
-        entry.session.transaction = transaction
-        flow = self._flow = Flow(self._board.pipeline, self._board.content, self._board.tally, transaction)
+        at_edge = entry.take(envelope.address)
+        flow = self._flow = at_edge or self._board.begin(entry, envelope)
         lease = self._lease = Lease(flow, self._front_is_there)
         mail = b"MAIL " + command.argument + b"\r\n"
         self._inner = InnerTransaction(self._board.pool, self._board.leases, lease, self._xforward, mail)
-        denial = await flow.mail(deadline)
+        denial = flow.hang_up if at_edge is not None else await flow.mail(deadline)
         if denial is not None:
             await self._finish(refusal(denial.verdict, HOOKS[denial.hook]))
         else:
@@ -260,17 +256,13 @@ class ProxyConnection(asyncio.Protocol):
 
     def _join_session(self) -> Entry:
         """Return the client's session, which is this connection's, too, from now on."""
-        xforward, address = self._xforward, "unknown"
-        if not any(xforward):
-            # Not a Postfix front: the peer itself is the client. One that the front does not know is never taken for
-            # the front, which lists of networks trust.
-            xforward, address = Xforward(helo=self._hello.decode("utf-8", "replace") or None), self._peer_address()
-        self._entry = self._board.sessions.join(xforward, address)
+        if any(self._xforward):  # one that the front does not know is not the front itself, which lists may trust
+            self._entry = self._board.sessions.join(self._xforward, "unknown")
+        else:  # not a Postfix front: the peer itself is the client
+            peer = self._transport.get_extra_info("peername")
+            client = Xforward(helo=self._hello.decode("utf-8", "replace") or None)
+            self._entry = self._board.sessions.join(client, peer[0] if isinstance(peer, tuple) else "127.0.0.1")
         return self._entry
-
-    def _peer_address(self) -> str:
-        peer = self._transport.get_extra_info("peername")
-        return peer[0] if isinstance(peer, tuple) else "127.0.0.1"
 
     def _leave_session(self) -> None:
         if self._entry is not None:
@@ -348,6 +340,8 @@ class ProxyConnection(asyncio.Protocol):
                 _log.error("queued although refused by a hook", txn=self._flow.transaction.id)
             else:
                 reply = refusal(decision.denial.verdict, HOOKS[decision.denial.hook])
+        if not reply.is_positive and (hang_up := self._flow.hang_up_after(reply.code)) is not None:
+            reply = refusal(hang_up.verdict, HOOKS[hang_up.hook])
         await self._finish(reply)
 
     async def _finish(self, reply: Reply) -> None:

@@ -1,25 +1,35 @@
 """Finds the session that a proxy connection belongs to.
 
 The front opens one connection per message, each with the client's ADDR and PORT in XFORWARD: one client session makes
-many. A client that says another HELO, or whose name or protocol is another, is a new session behind the same port.
-Without the edge door nobody tells when a client leaves, so a session ends when nothing was heard of it for a while.
+many. The edge door's milter session has the same address and port, so that both doors share the session.
+
+Without the edge door nobody tells when a client greets again or leaves: a client that says another HELO, or whose name
+or protocol is another, is a new session behind the same port, and a session ends when nothing was heard of it for long.
+With it, a session is one connection, whatever the client says, and ends when the client has left and its last message
+is done. A proxy connection that finds no session of the edge (gatepost was restarted, or Postfix could not reach the
+milter) is treated as without the edge: it runs what was not run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import itertools
+import re
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
+from gatepost.arrival import connect, helo
 from gatepost.deadline import Deadline
-from gatepost.flow import greet
 from gatepost.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gatepost.address import Address
+    from gatepost.flow import Flow
     from gatepost.pipeline import Pipeline
     from gatepost.smtp.xforward import Xforward
 
@@ -42,25 +52,49 @@ class Entry:
     greeting: asyncio.Lock
     """Held while the connect and helo hooks run, so that a second connection waits for their verdict."""
     pipeline: Pipeline | None = None
-    """The one that the session is on; None until the connect and helo hooks have run."""
+    """The one that the session is on; None until the connect hook has run."""
+    helo_is_new: bool = False
+    """True while the helo hook has not run for `session.helo`."""
+    at_edge: bool = False
+    """True for a session that the edge door began: its milter session is one of the `connections`."""
+    waiting: Flow | None = None
+    """The transaction that the client began at the edge, until a proxy connection takes it over."""
     connections: int = 0
     transactions: int = 0
     idle_since: float = 0.0
+    ended: bool = False
 
     async def greet(self, pipeline: Pipeline, deadline: Deadline) -> None:
-        """Run the connect and helo hooks, once for a session, however many connections it has; or else move it over."""
+        """Run the connect and helo hooks, as far as they have not, however many connections the session has.
+
+        A session that is on another pipeline moves over to this one.
+        """
         async with self.greeting:
             if self.pipeline is None:
-                await greet(pipeline, self.session, deadline)
-                self.pipeline = pipeline
+                await connect(pipeline, self.session, deadline)
             else:
                 self.move_to(pipeline)
+            if self.helo_is_new:
+                await helo(pipeline, self.session, deadline)
+            self.pipeline, self.helo_is_new = pipeline, False
+
+    def is_on(self, pipeline: Pipeline) -> bool:
+        """Tell whether `greet` with this pipeline has nothing to do."""
+        return self.pipeline is pipeline and not self.helo_is_new
 
     def move_to(self, pipeline: Pipeline) -> None:
         """Go on with the pipeline of a new configuration: of the client's options those stay that it still takes."""
         if self.pipeline is not pipeline:
             self.session.overrides = pipeline.still_good(self.session.overrides)
             self.pipeline = pipeline
+
+    def take(self, sender: Address) -> Flow | None:
+        """Return the transaction that the client began at the edge, for the proxy to end; None if none waits."""
+        flow = self.waiting
+        if flow is None or flow.transaction.sender != sender:
+            return None
+        self.waiting = None
+        return flow
 
 
 class SessionTable:
@@ -82,32 +116,52 @@ class SessionTable:
 
         Without an address or port in XFORWARD every connection is a session of its own; it has this `address` then.
         """
-        key = (xforward.addr, xforward.port) if xforward.addr and xforward.port else None
+        key = (_normal(xforward.addr), xforward.port) if xforward.addr and xforward.port else None
         entry = self._entries.get(key) if key else None
-        if entry is not None and _is_another(entry.session, xforward):
+        if entry is not None and entry.at_edge:
+            _learn(entry, xforward)
+        elif entry is not None and _is_another(entry.session, xforward):
             if entry.connections == 0:
                 self._end(entry)
             entry = None
         if entry is None:
             session = Session(
-                id=f"{self._run}{next(self._numbers):x}",
+                id=self._new_id(),
                 address=xforward.addr or address,
                 port=xforward.port,
                 name=xforward.name,
                 helo=xforward.helo,
-                esmtp=(xforward.proto or "ESMTP").upper() != "SMTP",
+                esmtp=_is_esmtp(xforward),
             )
-            entry = Entry(session, key, asyncio.Lock())
+            entry = Entry(session, key, asyncio.Lock(), helo_is_new=session.helo is not None)
             if key is not None:
                 self._entries[key] = entry
         entry.connections += 1
         return entry
 
+    def open(self, address: str, port: int, name: str | None) -> Entry:
+        """Return a new session that the edge door begins; `leave` must follow when the client has left."""
+        key = (_normal(address), port)
+        old = self._entries.get(key)
+        if old is not None and old.connections == 0:
+            self._end(old)
+        entry = Entry(Session(self._new_id(), address, port, name), key, asyncio.Lock(), at_edge=True, connections=1)
+        self._entries[key] = entry
+        return entry
+
+    def _new_id(self) -> str:
+        return f"{self._run}{next(self._numbers):x}"
+
     def leave(self, entry: Entry) -> None:
-        """Take note that a connection of the session has ended; the session goes on for a while."""
+        """Take note that a connection of the session has ended; without the edge the session goes on for a while."""
         entry.connections -= 1
         entry.idle_since = self._clock()
-        if entry.connections == 0 and (entry.key is None or self._entries.get(entry.key) is not entry):
+        if entry.connections:
+            return
+        is_current = entry.key is not None and self._entries.get(entry.key) is entry
+        if is_current and entry.at_edge and entry.key is not None:
+            del self._entries[entry.key]
+        if entry.at_edge or not is_current:
             self._end(entry)
 
     async def expire(self) -> None:
@@ -139,7 +193,8 @@ class SessionTable:
 
     def _end(self, entry: Entry) -> None:
         pipeline = self._pipeline()
-        if entry.pipeline is None or not pipeline.calls["disconnect"]:
+        ended, entry.ended = entry.ended, True
+        if ended or entry.pipeline is None or not pipeline.calls["disconnect"]:
             return
         entry.move_to(pipeline)
         task = asyncio.ensure_future(self._disconnect(entry.session, pipeline))
@@ -152,5 +207,36 @@ class SessionTable:
 
 
 def _is_another(session: Session, xforward: Xforward) -> bool:
-    esmtp = (xforward.proto or "ESMTP").upper() != "SMTP"
-    return (session.helo, session.name, session.esmtp) != (xforward.helo, xforward.name, esmtp)
+    known = (session.helo, session.name, session.esmtp)
+    return known != (xforward.helo, xforward.name, _is_esmtp(xforward))
+
+
+def _is_esmtp(xforward: Xforward) -> bool:
+    return (xforward.proto or "ESMTP").upper() != "SMTP"
+
+
+def _learn(entry: Entry, xforward: Xforward) -> None:
+    """Add what the edge was not told: whether it was EHLO, and a HELO that is not UTF-8 (see `edge`)."""
+    session = entry.session
+    session.esmtp = _is_esmtp(xforward)
+    if xforward.helo is not None and _as_forwarded(session.helo) != _as_forwarded(xforward.helo):
+        session.helo = xforward.helo
+        entry.helo_is_new = True
+
+
+_ODD = re.compile(rb"[^!-~]")
+
+
+def _as_forwarded(name: str | None) -> bytes | None:
+    """Return a HELO name with every odd byte as `?`: Postfix may forward it so, but shows it to milters as it is."""
+    return None if name is None else _ODD.sub(b"?", name.encode("utf-8", "surrogateescape"))
+
+
+@lru_cache(maxsize=4096)
+def _normal(address: str) -> str:
+    """Return an IP address in the one form that both doors' spellings come to."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(getattr(ip, "ipv4_mapped", None) or ip)

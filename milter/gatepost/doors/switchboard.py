@@ -1,4 +1,4 @@
-"""What all connections of the proxy door share: settings, the pipeline in force, sessions, leases, the inner pool."""
+"""What all connections of all doors share: settings, the pipeline in force, sessions, leases, the inner pool."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from gatepost.doors.inner import InnerPool
 from gatepost.doors.lease import LeaseTable, Part, parts_for
 from gatepost.doors.session_table import SessionTable
 from gatepost.endpoint import Endpoint
-from gatepost.flow import Tally
+from gatepost.flow import Flow, Tally
+from gatepost.session import Transaction
 from gatepost.smtp.front import ehlo_reply
 from gatepost.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from gatepost.config import Config
     from gatepost.doors.proxy import ProxyConnection
+    from gatepost.doors.session_table import Entry
+    from gatepost.doors.visit import Visit
     from gatepost.pipeline import Pipeline
+    from gatepost.smtp.command import Envelope
 
 ANSWER_MARGIN_S = 10.0
 """Our answer is due this long before Postfix's smtpd_proxy_timeout ends: after that, the client gets a 451 that is not
@@ -41,6 +45,12 @@ class Switchboard:
         self.sessions = SessionTable(config.proxy.session_idle, monotonic, lambda: self.pipeline)
         self.pool = InnerPool(Endpoint.parse(config.proxy.inner), self.hostname)
         self.connections: set[ProxyConnection] = set()
+        self.visits: set[Visit] = set()
+        """The clients that the edge door has."""
+        self.edge = config.milter.edge
+        self.edge_budget_s = config.milter.edge_timeout
+        self.is_stopping = False
+        """True once the daemon takes no more messages: the edge door turns everybody away."""
         self._transactions = 0
 
     def take_over(self, config: Config, pipeline: Pipeline) -> None:
@@ -49,8 +59,24 @@ class Switchboard:
         self.content = config.content
         self.pipeline = pipeline
         self.reply_budget_s = config.proxy.front_timeout - ANSWER_MARGIN_S
+        self.edge = config.milter.edge
+        self.edge_budget_s = config.milter.edge_timeout
         self.sessions.idle_s = config.proxy.session_idle
         self.pool.retire_all()
+
+    def begin(self, entry: Entry, envelope: Envelope) -> Flow:
+        """Begin a transaction of a session, with the pipeline in force."""
+        entry.transactions += 1
+        session = entry.session
+        identity = f"{session.id}.{entry.transactions}"
+        session.transaction = Transaction(identity, session, envelope.address, envelope.parameters)
+        return Flow(self.pipeline, self.content, self.tally, session.transaction)
+
+    def uses(self, pipeline: Pipeline) -> bool:
+        """Tell whether a transaction or a client's command is still on this pipeline."""
+        return any(connection.pipeline is pipeline for connection in self.connections) or any(
+            visit.pipeline is pipeline for visit in self.visits
+        )
 
     def admit(self) -> bool:
         """Count one more transaction; False, and not counted, when there are as many as allowed."""

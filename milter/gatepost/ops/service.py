@@ -107,7 +107,7 @@ class Service:
             self._listener = open_listener(Endpoint.parse(self.config.proxy.listen), received)
             undo.push_async_callback(self._listener.close)
             milter_socket = Endpoint.parse(self.config.milter.socket)
-            self._door = MilterDoor(milter_socket, self.board.leases, self.board.milter_needs)
+            self._door = MilterDoor(milter_socket, self.board)
             self._door.open()
             self._door.start()
             undo.push_async_callback(self._door.stop)
@@ -179,7 +179,7 @@ class Service:
 
     async def _retire(self, old: Pipeline) -> None:
         """End the old pipeline once the last transaction that is on it has ended."""
-        while any(connection.pipeline is old for connection in self.board.connections):  # noqa: ASYNC110 - rare
+        while self.board.uses(old):  # noqa: ASYNC110 - rare
             await asyncio.sleep(0.2)
         await old.stop("reload")
 
@@ -188,9 +188,12 @@ class Service:
         under_way = sum(connection.in_transaction for connection in self.board.connections)
         _log.info("stopping", messages=under_way)
         self._notifier.stopping(f"stopping once the messages under way are done: {under_way}")
+        self.board.is_stopping = True
         await self._listener.pause()
         self._spawn(self._turn_away())
         await self._finish_messages()
+        # A client that idles after MAIL would hold an old pipeline for as long as it likes.
+        await asyncio.gather(*(visit.close() for visit in tuple(self.board.visits)))
         if self._retiring:
             await asyncio.wait(self._retiring)
         for task in tuple(self._tasks):

@@ -79,7 +79,7 @@ def _cross_checks(config: Config, assembly: Assembly, usage: Usage) -> Iterator[
     yield from order.late_whitelists(plugins)
     yield from order.without_hooks(plugins)
     if len(plugins) == len(config.plugins) and "plugin" not in config.left_out:
-        yield from order.unreachable(plugins, usage)
+        yield from order.unreachable(plugins, usage, edge=config.milter.edge)
     obeyed = [config.file] if config.file else []
     obeyed += [loaded.file for loaded in assembly.pipeline.plugins]
     yield from permission.writable_by_others(obeyed)

@@ -51,8 +51,8 @@ def without_hooks(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
             yield Finding.warning(f"{loaded.name} takes part in no hook: take it out, or give it one", loaded.place)
 
 
-def unreachable(plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterator[Finding]:
-    """Warn of plugins with hooks that are never asked; `plugins` must be all of them."""
+def unreachable(plugins: Sequence[LoadedPlugin], usage: Usage, *, edge: bool = False) -> Iterator[Finding]:
+    """Warn of plugins with hooks that are never asked; `plugins` must be all of them, `edge` tells of the edge door."""
     switched_on = {
         name
         for _, overrides in usage.overrides
@@ -70,7 +70,10 @@ def unreachable(plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterator[Findi
         elif mode == "off" and loaded.name not in switched_on and all(_uses(one, "parse_overrides") for one in setters):
             problem = f"{loaded.name} is off, and no line of {' or '.join(one.name for one in setters)} switches it on"
             yield Finding.note(problem, loaded.place)
-        elif set(loaded.hooks) == {"deny"} and not any(_refuses(other) for other in plugins):
+        elif not edge and all(HOOKS[hook].door == "edge" for hook in loaded.hooks):
+            problem = f"{loaded.name} only takes part in hooks of the edge door: set edge = true in [milter]"
+            yield Finding.warning(problem, loaded.place)
+        elif not edge and set(loaded.hooks) == {"deny"} and not any(_refuses(other) for other in plugins):
             problem = f"{loaded.name} only acts on refusals, and no plugin is loaded that could refuse anything"
             yield Finding.warning(problem, loaded.place)
 

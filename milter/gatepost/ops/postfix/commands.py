@@ -195,8 +195,7 @@ class _Job:
         wanted = wanted or Wanted()
         config = load_config(wanted.config)
         there = postconf.open_directory((target or Target()).config_dir)
-        settings = plan.Settings(config.proxy.listen, config.proxy.inner, config.milter.socket)
-        return cls(Configuration.read(there), settings, wanted, Backup(there.directory))
+        return cls(Configuration.read(there), plan.Settings.of(config), wanted, Backup(there.directory))
 
     def planned(self) -> tuple[plan.Plan, change.Staged]:
         record = self.kept.record()

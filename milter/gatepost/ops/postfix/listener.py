@@ -73,6 +73,19 @@ def milter(socket_address: str, queue_directory: Path, *, chrooted: bool) -> str
     return reached if endpoint.path is not None else f"inet:{reached}"
 
 
+def milter_spellings(socket_address: str, queue_directory: Path) -> frozenset[str]:
+    """Every way in which an administrator may have written milter.socket in smtpd_milters."""
+    endpoint = parse(socket_address, "milter.socket")
+    if endpoint.path is None:
+        return frozenset({milter(socket_address, queue_directory, chrooted=False), f"inet:{of_endpoint(endpoint)}"})
+    paths = {endpoint.path}
+    if relative := _below(Path(endpoint.path), queue_directory):
+        # A chrooted smtpd has the queue directory for its root.
+        paths |= {str(relative), f"/{relative}"}
+    # Postfix takes both words for a UNIX-domain socket (milter/milter8.c).
+    return frozenset(f"{kind}:{path}" for kind in ("unix", "local") for path in paths)
+
+
 def inner_service(inner: str) -> Inet:
     """proxy.inner as the name of an inet service; only loopback, because that service accepts mail for anywhere."""
     address = of_endpoint(parse(inner, "proxy.inner"))
@@ -98,15 +111,22 @@ def _reached(endpoint: Endpoint, setting: str, queue_directory: Path, *, chroote
     if address is not None:
         return str(Inet(_WILDCARDS.get(address.host, address.host), address.port))
     path = Path(endpoint.path or "")
-    for candidate, queue in ((path, queue_directory), (path.resolve(), queue_directory.resolve())):
-        if candidate.is_relative_to(queue):
-            return f"unix:{candidate.relative_to(queue)}"
+    if relative := _below(path, queue_directory):
+        return f"unix:{relative}"
     if chrooted:
         raise ConfigError(
             f"{setting} = {str(endpoint)!r} is outside {queue_directory}, which a chrooted smtpd cannot leave: "
             f"put the socket below it, for instance 'unix:{queue_directory}/gatepost/{path.name}'"
         )
     return f"unix:{path}"
+
+
+def _below(path: Path, queue_directory: Path) -> Path | None:
+    """The path as seen from the queue directory, None if it is not below it."""
+    for candidate, queue in ((path, queue_directory), (path.resolve(), queue_directory.resolve())):
+        if candidate.is_relative_to(queue):
+            return candidate.relative_to(queue)
+    return None
 
 
 def _is_loopback(host: str) -> bool:

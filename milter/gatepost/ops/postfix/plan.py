@@ -10,7 +10,9 @@ from gatepost.ops.postfix import entry, fronts, listener, milters
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
+    from gatepost.config import Config
     from gatepost.ops.postfix.entry import Entry
     from gatepost.ops.postfix.fronts import Configuration
     from gatepost.ops.postfix.milters import Choice, FrontRecord
@@ -19,11 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The three addresses of gatepost's configuration that Postfix must know, as written there."""
+    """What Postfix must know of gatepost's configuration: three addresses as written there, and the edge door.
+
+    `edge_timeout_s` is milter.edge_timeout, None while milter.edge is off.
+    """
 
     listen: str
     inner: str
     milter: str
+    edge_timeout_s: float | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Take them from the whole configuration."""
+        edge_timeout_s = config.milter.edge_timeout if config.milter.edge else None
+        return cls(config.proxy.listen, config.proxy.inner, config.milter.socket, edge_timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +101,19 @@ def make(
         fronts.refuse_unsupported(configuration, front, earlier, proxy_filter)
     chroot, chrooted = fronts.agreed_chroot(configuration, chosen)
     proxy_filter = listener.proxy_filter(settings.listen, queue, chrooted=chrooted)
-    ours = listener.milter(settings.milter, queue, chrooted=chrooted)
+    ours = _milter(settings, queue, chrooted=chrooted)
     _refuse_foreign(configuration, inner_key, before)
     _refuse_taken(configuration, settings, address, inner_key)
 
     entries, decisions = [], []
+    notes: list[str] = []
     for front in chosen:
         record = before.front(front.key)
         said = choice if front.key in requested else None
         decision = milters.decide(configuration, front, record, said, ours)
         decisions.append(decision)
-        own = milters.front_options(record, decision)
+        notes += milters.notes(configuration, front, decision)
+        own = milters.front_options(front, record, decision, ours)
         entries.append(entry.front(front.key, configuration.known, proxy_filter, own))
     inner = entry.inner(
         inner_key,
@@ -114,8 +128,14 @@ def make(
         entries=(*entries, inner),
         obsolete=before.inner if before.inner != inner_key else None,
         applied=Applied(tuple(decisions), inner_key),
-        notes=tuple(note for decision in decisions if (note := milters.consequences(decision)) is not None),
+        notes=tuple(notes),
     )
+
+
+def _milter(settings: Settings, queue_directory: Path, *, chrooted: bool) -> milters.Ours:
+    address = listener.milter(settings.milter, queue_directory, chrooted=chrooted)
+    edge = milters.edge_element(address, settings.edge_timeout_s) if settings.edge_timeout_s is not None else None
+    return milters.Ours(address, listener.milter_spellings(settings.milter, queue_directory), edge)
 
 
 def _refuse_foreign(configuration: Configuration, inner_key: str, applied: Applied) -> None:

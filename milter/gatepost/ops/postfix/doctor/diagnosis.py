@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gatepost.ops.postfix.doctor import (
     drift,
+    edge,
     front,
     inner,
     limits,
@@ -28,7 +29,7 @@ def on_paper(facts: Examination) -> list[Finding]:
     """What configuration and file system tell; nothing is connected to but look-up tables."""
     # A socket outside the chroot comes before all that apply mends: until it is moved, apply refuses.
     found: list[Finding] = []
-    for concern in (front, sockets, inner, milters, timeouts, limits, smuggling, recipients):
+    for concern in (front, sockets, inner, milters, edge, timeouts, limits, smuggling, recipients):
         found += concern.find(facts)
     return [*found, *drift.find(facts, found)]
 

@@ -26,7 +26,7 @@ def find(facts: Examination, before: Sequence[Finding]) -> Iterator[Finding]:
         if not any(one.parameter in facts.planned for one in before):
             yield _refusal(facts, facts.planned)
         return
-    said = {(one.service, one.parameter) for one in before}
+    said = {(one.service, one.parameter) for one in before if one.severity == "finding"}
     left: dict[str, list[tuple[str, str]]] = {}
     for service, name, line in _differences(facts, facts.planned):
         if (service, name) not in said:

@@ -112,8 +112,17 @@ def examine(
     facts = replace(facts, fronts=[one for one in found if one not in misplaced], misplaced=misplaced)
     keys = tuple(front.key for front in facts.fronts)
     decided, asked = _decided(facts, applied)
+    planned = _planned(facts, keys, decided)
+    if not isinstance(planned, str):
+        # Also about those of main.cf that a front's own list, with the edge door, hides.
+        asked = any(one.milters and not _milters_of(applied, one.service) for one in planned.applied.fronts)
     remedies = Remedies(config, config_file, directory, keys, "keep-front" if asked else None)
-    return replace(facts, remedies=remedies, planned=_planned(facts, keys, decided))
+    return replace(facts, remedies=remedies, planned=planned)
+
+
+def _milters_of(applied: plan.Applied, front: str) -> milters.Choice | None:
+    record = applied.front(front)
+    return record.milters if record is not None else None
 
 
 def _fronts(facts: Examination, requested: Collection[str]) -> tuple[str, ...]:
@@ -138,7 +147,8 @@ def _decided(facts: Examination, applied: plan.Applied) -> tuple[plan.Applied, b
         if there is None or there.milters is None:
             others = [one for one in milters.elements(front.text("smtpd_milters")) if not facts.is_ours(one)]
             asked = asked or bool(others or front.text("smtpd_milter_maps"))
-            there = milters.FrontRecord(front.key, "keep-front", front.service.options.get("smtpd_milters"))
+            own = front.service.options.get("smtpd_milters")
+            there = replace(there or milters.FrontRecord(front.key, own=own), milters="keep-front")
         decided.append(there)
     looked_at = {front.key for front in facts.fronts}
     decided += [one for one in applied.fronts if one.service not in looked_at]
@@ -155,9 +165,7 @@ def _is_gateposts(facts: Examination, inner: Smtpd) -> bool:
 
 
 def _planned(facts: Examination, keys: Collection[str], applied: plan.Applied) -> plan.Plan | str:
-    config = facts.config
-    settings = plan.Settings(config.proxy.listen, config.proxy.inner, config.milter.socket)
     try:
-        return plan.make(facts.configuration, settings, services=keys, applied=applied)
+        return plan.make(facts.configuration, plan.Settings.of(facts.config), services=keys, applied=applied)
     except ConfigError as error:
         return error.message

@@ -25,11 +25,18 @@ def find(facts: Examination) -> Iterator[Finding]:
         if "speed_adjust" in front.words("smtpd_proxy_options"):
             yield _speed_adjust(facts, front)
         if front.yes("smtpd_sasl_auth_enable") and not facts.config.milter.edge:
-            remedy = "let users log in at a submission service without gatepost, and not here"
-            yield _logins(front, remedy, facts.remedies.set_option(front.key, "smtpd_sasl_auth_enable", "no"))
+            remedy = (
+                "turn the edge door on, by which gatepost knows who has logged in, and restart gatepost; or let users "
+                "log in at a submission service without gatepost, and not here"
+            )
+            yield _logins(front, remedy, f"{facts.remedies.set_key('milter.edge', 'true')} && {facts.remedies.apply()}")
     for service in facts.misplaced:
         # A submission service without logins would be none: gatepost is what must go.
-        yield _logins(service, "take gatepost off this service: it is for users only", _take_off(facts, service))
+        yield _logins(
+            service,
+            "take gatepost off this service, which is for users only; or turn the edge door on",
+            _take_off(facts, service),
+        )
 
 
 def _none(facts: Examination) -> Finding:

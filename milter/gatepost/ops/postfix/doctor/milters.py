@@ -1,4 +1,7 @@
-"""Milters: gatepost's own is on the inner service once and nowhere else, fails closed, and is known by its name."""
+"""Milters: gatepost's own is on the inner service once, fails closed, is known by its name, and is nowhere else.
+
+With milter.edge on it is on the fronts, too: `edge` looks at those.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +60,17 @@ def _misspelt(facts: Examination, service: str, name: str, value: str) -> Findin
 
 
 def _astray(facts: Examination, service: str, name: str, value: str) -> Iterator[Finding]:
-    if facts.config.milter.edge and name == "smtpd_milters" and service in {front.key for front in facts.fronts}:
+    edge = facts.config.milter.edge
+    if edge and name == "smtpd_milters" and service in {front.key for front in facts.fronts}:
         return
     others = ", ".join(one for one in elements(value) if not facts.is_ours(one))
+    place = "only fronts and the inner service pass" if edge else "only the inner service passes"
+    here = "here" if edge else "here, with milter.edge off,"
     yield Finding(
         service,
         name,
-        f"{name} = {value} has gatepost's milter: only the inner service passes it messages that it knows; here, with "
-        "milter.edge off, it lets everything pass unseen and costs each session a connection",
+        f"{name} = {value} has gatepost's milter: {place} it messages that it knows; {here} it lets everything pass "
+        "unseen and costs each session a connection",
         "take gatepost's milter off this list; the inner service has its own",
         _set(facts, service, name, others),
     )

@@ -30,7 +30,7 @@ def canonical(address: str, queue_directory: Path) -> str:
 
 
 def of_milter(element: str) -> str:
-    """The address in an element of smtpd_milters: `{ inet:HOST:PORT, name = value }` or the address alone."""
+    """The address in an element of smtpd_milters: `{ inet:HOST:PORT, name=value }` or the address alone."""
     return re.split(r"[\s,]+", element.strip("{} \t"), maxsplit=1)[0]
 
 

@@ -58,7 +58,8 @@ class User:
 def find(facts: Examination) -> Iterator[Finding]:
     """Look at milter.socket, and at proxy.listen if that is a UNIX-domain socket."""
     user = User.named(facts.main.get("mail_owner", "postfix"))
-    clients = {"proxy.listen": facts.fronts, "milter.socket": (facts.inner,) if facts.inner is not None else ()}
+    doors = (facts.inner, *(facts.fronts if facts.config.milter.edge else ()))
+    clients = {"proxy.listen": facts.fronts, "milter.socket": tuple(one for one in doors if one is not None)}
     for key, address in (("proxy.listen", facts.config.proxy.listen), ("milter.socket", facts.config.milter.socket)):
         if not address.startswith("unix:"):
             continue

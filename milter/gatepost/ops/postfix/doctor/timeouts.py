@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gatepost.doors.crossing import LATE_ANSWER_S
 from gatepost.doors.inner import GREETING_TIMEOUT_S, MAX_AGE_S
-from gatepost.doors.milterd import LATE_ANSWER_S
 from gatepost.doors.switchboard import ANSWER_MARGIN_S
 from gatepost.ops.postfix.doctor.finding import GATEPOST, Finding
 from gatepost.ops.postfix.doctor.value import elements
@@ -100,7 +100,7 @@ def _others(facts: Examination, inner: Smtpd, budget: float) -> Iterator[Finding
             "milter_content_timeout",
             f"{inner.shown('milter_content_timeout')} holds for {', '.join(patient)}, too: if it takes longer than "
             f"{budget - ANSWER_MARGIN_S:g}s, the client gets 451 and tries again, and the message may be queued twice",
-            "give that milter a time of its own where it is listed: { ADDRESS, content_timeout = 60s }",
+            "give that milter a time of its own where it is listed: { ADDRESS, content_timeout=60s }",
             facts.remedies.apply(),
             "note",
         )

@@ -1,0 +1,134 @@
+"""The edge door: what the milter on a public smtpd hears, and how it answers there. Runs in libmilter's threads.
+
+Every callback that a plugin may have a say in crosses to the event loop, where the client's `Visit` decides. Here is
+only libmilter's side: macros and bytes in, a reply for the client out.
+
+A HELO or an unknown command that is not UTF-8 does not get here (see `milterd`). Postfix itself refuses such lines,
+"500 5.5.2 Error: bad UTF-8 syntax", unless smtputf8_enable = no. Then such a HELO is judged at the proxy, which is told
+the name too, and such a command is not heard of at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import milter
+import structlog
+
+from gatepost.deadline import Deadline
+from gatepost.doors.crossing import LateError
+from gatepost.doors.inner_transaction import TRY_AGAIN
+from gatepost.doors.visit import Arrival, Login, Tls, Visit
+from gatepost.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from gatepost.doors.crossing import Crossing
+    from gatepost.doors.session_table import Key
+    from gatepost.doors.switchboard import Switchboard
+
+LINES_LIMIT = 32
+"""As many lines libmilter takes for one reply (`smfi_setmlreply`)."""
+
+_log = structlog.get_logger("gatepost.edge")
+
+
+class EdgeSession:
+    """One client's connection to a public smtpd."""
+
+    def __init__(self, board: Switchboard, crossing: Crossing) -> None:
+        self._board = board
+        self._crossing = crossing
+        self._visit = Visit(board)
+
+    def connect(self, ctx: Any, name: str, key: Key) -> int:
+        """Answer before the banner."""
+        port = macro(ctx, "{daemon_port}") or ""
+        arrival = Arrival(
+            *key,
+            # smtpd says `unknown`, others `[ADDRESS]`, for a client without a confirmed name.
+            name=None if name == "unknown" or name.startswith("[") else name,
+            daemon_name=macro(ctx, "{daemon_name}"),
+            daemon_address=macro(ctx, "{daemon_addr}"),
+            daemon_port=int(port) if port.isascii() and port.isdecimal() else None,
+        )
+        return self._ask(ctx, lambda deadline: self._visit.connect(arrival, deadline))
+
+    def helo(self, ctx: Any, name: str) -> int:
+        """Answer a greeting."""
+        tls = Tls(*(macro(ctx, one) for one in ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}")))
+        return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, deadline))
+
+    def unknown(self, ctx: Any, verb: str) -> int:
+        """Answer what is no command."""
+        return self._ask(ctx, lambda deadline: self._visit.unknown(verb, deadline))
+
+    def mail(self, ctx: Any, arguments: Sequence[bytes]) -> int:
+        """Answer MAIL."""
+        login = Login(*(macro(ctx, one) for one in ("{auth_authen}", "{auth_type}", "{auth_author}")))
+        argument = b"FROM:" + b" ".join(arguments)
+        return self._ask(ctx, lambda deadline: self._visit.mail(argument, login, deadline))
+
+    def rcpt(self, ctx: Any, arguments: Sequence[bytes]) -> int:
+        """Take note of a recipient that Postfix has refused; the others are the proxy's."""
+        if macro(ctx, "{rcpt_mailer}") != "error":
+            return milter.CONTINUE
+        argument = b"TO:" + b" ".join(arguments)
+        reply = refused_by_postfix(macro(ctx, "{rcpt_host}") or "", macro(ctx, "{rcpt_addr}") or "")
+        return self._ask(ctx, lambda deadline: self._visit.refused(argument, reply, deadline))
+
+    def reset(self) -> None:
+        """The transaction is over: ABORT follows every message, delivered ones too."""
+        self._tell(self._visit.abort)
+
+    def close(self) -> None:
+        """The client has left."""
+        self._tell(self._visit.close)
+
+    def _ask(self, ctx: Any, work: Callable[[Deadline], Coroutine[None, None, Reply | None]]) -> int:
+        deadline = Deadline.after(self._board.edge_budget_s)
+        try:
+            reply = self._crossing.run(lambda: work(deadline), deadline)
+        except LateError as error:
+            _log.error("no verdict in time, answered 451", problem=str(error))
+            reply = TRY_AGAIN
+        return milter.CONTINUE if reply is None else answer(ctx, reply)
+
+    def _tell(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do as `_ask` does where nobody waits for an answer."""
+        try:
+            self._crossing.run(work, Deadline.after(self._board.edge_budget_s))
+        except LateError as error:
+            _log.warning("the end of a transaction or session takes long", problem=str(error))
+
+
+def macro(ctx: Any, name: str) -> str | None:
+    """Return the value of a macro; None if Postfix has not sent it, or something that is not UTF-8."""
+    try:
+        value: str | None = ctx.getsymval(name)
+    except UnicodeDecodeError:
+        return None
+    return value or None
+
+
+def refused_by_postfix(enhanced: str, text: str) -> Reply:
+    """Return the reply that Postfix gave a recipient, as its macros tell it: without the code, so that one is made up.
+
+    `smtpd_milter_eval` splits the reply and gives {rcpt_host} the enhanced status code, {rcpt_addr} the text after it.
+    """
+    code = 450 if enhanced.startswith("4") else 550
+    try:
+        return Reply.of(code, text, enhanced)
+    except ValueError:
+        return Reply.of(code, text)
+
+
+def answer(ctx: Any, reply: Reply) -> int:
+    """Have libmilter give this reply to the client; return what the callback must return for that."""
+    enhanced = reply.enhanced or ""
+    wire = reply.encode().decode("ascii").split("\r\n")[:-1][:LINES_LIMIT]
+    # libmilter puts code and enhanced code before every line by itself, and takes a single % for a mistake.
+    lines = [line[4:].removeprefix(enhanced).lstrip().replace("%", "%%") for line in wire]
+    ctx.setreply(str(reply.code), reply.enhanced, *lines)
+    return milter.REJECT if reply.code // 100 == 5 else milter.TEMPFAIL

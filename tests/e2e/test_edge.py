@@ -1,0 +1,396 @@
+"""The edge door: what a client hears at connect, HELO, MAIL and unknown commands, and what plugins hear of refusals."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.e2e.gate import Gate, reset_connection
+from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
+
+REFUSED = "inline:{{nobody@example.org=550 5.1.1 no such user, 5%}, {later@example.org=450 4.2.0 busy}}"
+
+SPEAKS = r"""
+def answer(text):
+    return {
+        "no": Deny("100% no\nand é\ttab"),
+        "code": Deny("a code", code=553, enhanced="5.1.8"),
+        "later": DenySoft("not now"),
+        "bye": DenyDisconnect("go away"),
+        "softbye": DenySoftDisconnect("come back"),
+        "slow": "slow",
+        "broken": "broken",
+    }.get(text)
+
+class Speaks(Plugin):
+    async def connect(self, session):
+        return await act((session.name or "").partition(".")[0])
+
+    async def helo(self, session, name):
+        return await act(name.partition(".")[0])
+
+    async def unrecognized_command(self, session, verb):
+        return await act(verb.lower())
+
+    async def mail(self, transaction, sender, parameters):
+        return await act(sender.local)
+
+async def act(text):
+    verdict = answer(text)
+    if verdict == "slow":
+        await asyncio.sleep(30)
+    if verdict == "broken":
+        raise ValueError("broken")
+    return verdict
+"""
+
+TELLS = """
+class Tells(Plugin):
+    def connect(self, session):
+        self.log.info("saw connect", address=session.address, port=session.port, host=session.name, helo=session.helo,
+                      to=session.daemon_address, service=session.daemon_name)
+
+    def helo(self, session, name):
+        self.log.info("saw helo", who=name)
+
+    def unrecognized_command(self, session, verb):
+        self.log.info("saw unknown", verb=verb)
+
+    def mail(self, transaction, sender, parameters):
+        session = transaction.session
+        self.log.info("saw mail", sender=str(sender), size=parameters.get("SIZE"), login=session.login,
+                      method=session.sasl_method, known=transaction.authenticated)
+
+    def rcpt_refused(self, transaction, recipient, reply):
+        self.log.info("saw refused", rcpt=str(recipient.address), outcome=recipient.outcome, code=reply.code,
+                      enhanced=reply.enhanced, why=reply.text, offered=len(transaction.recipients))
+
+    def deny(self, session, hook, verdict):
+        self.log.info("saw deny", hook=hook, kind=verdict.kind)
+
+    def reset_transaction(self, transaction):
+        self.log.info("saw reset")
+
+    def disconnect(self, session):
+        self.log.info("saw disconnect", host=session.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def edge_gate(module_gate: Gate) -> Gate:
+    """Put the edge on the front, which refuses some recipients by itself."""
+    module_gate.daemon.configure(more={"milter": {"edge": True}})
+    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
+    restrictions = f"check_recipient_access {REFUSED}"
+    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": restrictions})
+    module_gate.postfix.reload()
+    return module_gate
+
+
+@pytest.fixture
+def speaks(edge_gate: Gate, gate: Gate) -> Gate:
+    gate.use(hooks={"speaks": SPEAKS}, milter={"edge": True, "edge_timeout": "1s"})
+    return gate
+
+
+@pytest.fixture
+def tells(edge_gate: Gate, gate: Gate) -> Gate:
+    gate.use(hooks={"tells": TELLS}, milter={"edge": True})
+    return gate
+
+
+def named(gate: Gate, name: bytes) -> SmtpClient:
+    """Return a client of that name; its greeting is what it hears as such."""
+    client = gate.client()
+    client.greeting = client.command(b"XCLIENT NAME=" + name + b".example.com ADDR=192.0.2.7")
+    return client
+
+
+@pytest.mark.parametrize("name", [b"no", b"bye", b"code"])
+def test_a_client_refused_for_good_at_connect_gets_554_for_a_banner_and_our_words_at_mail(
+    speaks: Gate, name: bytes
+) -> None:
+    words = {
+        b"no": b"550-5.7.1 100% no\r\n550 5.7.1 and ? tab\r\n",
+        b"bye": b"521 5.7.1 go away\r\n",
+        b"code": b"553 5.1.8 a code\r\n",
+    }
+    with named(speaks, name) as client:
+        assert client.greeting.startswith(b"554 ")
+        client.command(b"EHLO x.example.com")
+        assert client.command(b"MAIL FROM:<a@example.com>") == words[name]
+
+
+def test_a_client_hung_up_on_for_now_at_connect_gets_421_for_a_banner(speaks: Gate) -> None:
+    with named(speaks, b"softbye") as client:
+        assert client.greeting.startswith(b"421 ")
+        assert client.hung_up()
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"),
+    [
+        (b"later", b"450 4.7.1 not now\r\n"),
+        (b"slow", b"451 4.3.0 temporary failure, please try again later\r\n"),
+        (b"broken", b"451 4.3.0 temporary failure, please try again later\r\n"),
+    ],
+)
+def test_a_client_put_off_at_connect_hears_so_at_mail(speaks: Gate, name: bytes, reply: bytes) -> None:
+    with named(speaks, name) as client:
+        assert client.greeting.startswith(b"220 ")
+        client.command(b"EHLO x.example.com")
+        assert client.command(b"MAIL FROM:<a@example.com>") == reply
+
+
+@pytest.mark.parametrize(
+    ("helo", "reply"),
+    [
+        (b"no", b"550-5.7.1 100% no\r\n550 5.7.1 and ? tab\r\n"),
+        (b"later", b"450 4.7.1 not now\r\n"),
+        (b"broken", b"451 4.3.0 temporary failure, please try again later\r\n"),
+        (b"slow", b"451 4.3.0 temporary failure, please try again later\r\n"),
+    ],
+)
+def test_a_refused_greeting_is_told_at_mail_and_the_next_is_judged_by_itself(
+    speaks: Gate, helo: bytes, reply: bytes
+) -> None:
+    with speaks.client() as client:
+        assert client.command(b"EHLO " + helo).startswith(b"250")
+        assert client.command(b"MAIL FROM:<a@example.com>") == reply
+        assert client.command(b"MAIL FROM:<a@example.com>") == reply
+        assert client.command(b"EHLO fine.example.com").startswith(b"250")
+        queue_id(client.message())
+
+
+def test_a_greeting_that_is_hung_up_on_for_now_is_so_at_once_and_for_good_at_mail(speaks: Gate) -> None:
+    with speaks.client() as client:
+        assert client.command(b"EHLO softbye") == b"421 4.7.1 come back\r\n"
+        assert client.hung_up()
+    with speaks.client() as client:
+        client.command(b"EHLO bye")
+        assert client.command(b"MAIL FROM:<a@example.com>") == b"521 5.7.1 go away\r\n"
+        assert client.hung_up()
+
+
+def test_who_logs_in_after_a_refused_greeting_is_asked_about_again(speaks: Gate) -> None:
+    speaks.use(
+        '[[plugin]]\nname = "speaks"\nskip_authenticated = true\n', hooks={"speaks": SPEAKS}, milter={"edge": True}
+    )
+    with speaks.client() as client:
+        client.command(b"XCLIENT LOGIN=hjp")
+        client.command(b"EHLO no")
+        queue_id(client.message())
+
+
+@pytest.mark.parametrize(
+    ("said", "reply", "hangs_up"),
+    [
+        (b"FINE", b"500 5.5.2 Error: command not recognized\r\n", False),
+        (b"NO way", b"500-5.7.1 100% no\r\n500 5.7.1 and ? tab\r\n", False),
+        (b"LATER", b"450 4.7.1 not now\r\n", False),
+        (b"BYE", b"521 5.7.1 go away\r\n", True),
+        (b"SOFTBYE", b"421 4.7.1 come back\r\n", True),
+        (b"MAIL FROM:<no@example.com>", b"550-5.7.1 100% no\r\n550 5.7.1 and ? tab\r\n", False),
+        (b"MAIL FROM:<later@example.com>", b"450 4.7.1 not now\r\n", False),
+        (b"MAIL FROM:<code@example.com>", b"553 5.1.8 a code\r\n", False),
+        (b"MAIL FROM:<broken@example.com>", b"451 4.3.0 temporary failure, please try again later\r\n", False),
+        (b"MAIL FROM:<slow@example.com>", b"451 4.3.0 temporary failure, please try again later\r\n", False),
+        (b"MAIL FROM:<bye@example.com>", b"521 5.7.1 go away\r\n", True),
+        (b"MAIL FROM:<softbye@example.com>", b"421 4.7.1 come back\r\n", True),
+    ],
+)
+def test_unknown_commands_and_senders_are_answered_at_once(
+    speaks: Gate, said: bytes, reply: bytes, hangs_up: bool
+) -> None:
+    with speaks.client() as client:
+        assert client.command(said) == reply
+        if hangs_up:
+            assert client.hung_up()
+        else:
+            queue_id(client.message())
+
+
+def test_each_hook_runs_when_the_client_says_its_command(tells: Gate) -> None:
+    seen = tells.daemon.log_size()
+
+    def saw() -> list[str]:
+        return re.findall(r'event="saw (\w+)"', tells.daemon.log(seen))
+
+    with SmtpClient(tells.postfix.front_port, helo=None) as client:
+        assert saw() == ["connect"]
+        client.command(b"EHLO client.example.com")
+        client.command(b"BOGUS with arguments")
+        assert saw() == ["connect", "helo", "unknown"]
+        client.command(b"MAIL FROM:<a@example.com> SIZE=100")
+        assert saw()[3:] == ["mail"]
+        assert client.command(b"RCPT TO:<nobody@example.org>").startswith(b"550 5.1.1 <nobody@example.org>: ")
+        assert saw()[4:] == ["refused", "deny"]
+        client.command(b"RSET")
+        client.command(b"BOGUS")  # Postfix sends what is not answered together with what is
+        assert saw()[6:] == ["reset", "unknown"]
+    tells.daemon.wait_for_log("saw disconnect", since=seen)
+    log = tells.daemon.log(seen)
+    assert re.search(r"saw connect.* address=127.0.0.1 port=\d+ host=- helo=- to=127.0.0.1 service=mx", log)
+    assert re.search(r"saw mail.* sender=a@example.com size=100 login=- method=- known=false", log)
+    assert re.search(r"event=transaction .*nobody@example.org=refused", log)
+
+
+def test_a_refused_recipient_is_told_with_postfixs_words(tells: Gate) -> None:
+    seen = tells.daemon.log_size()
+    with tells.client() as client:
+        replies = client.transaction(b"nobody@example.org", b"later@example.org", b"rcpt@example.org")
+        assert [reply[:3] for reply in replies] == [b"550", b"450", b"250"]
+        queue_id(client.content(b"Subject: x\r\n\r\nx\r\n.\r\n"))
+    tells.daemon.wait_for_log("saw reset", since=seen)
+    log = tells.daemon.log(seen)
+    assert re.search(r"rcpt=nobody@example.org outcome=refused code=550 enhanced=5.1.1 why=.*no such user, 5%", log)
+    assert re.search(r"rcpt=later@example.org outcome=deferred code=450 enhanced=4.2.0 why=.*busy.* offered=2", log)
+    assert "nobody@example.org=refused later@example.org=deferred rcpt@example.org=accepted" in log
+    assert log.count("saw reset") == log.count("saw mail") == 1
+
+
+def test_a_login_is_known_from_mail_on(tells: Gate) -> None:
+    seen = tells.daemon.log_size()
+    with tells.client() as client:
+        client.command(b"XCLIENT LOGIN=hjp")
+        client.command(b"EHLO client.example.com")
+        queue_id(client.message())
+    assert re.search(r"saw mail.* login=hjp method=\S+ known=true", tells.daemon.log(seen))
+
+
+@pytest.mark.parametrize("leave", [SmtpClient.close, reset_connection], ids=["FIN", "RST"])
+def test_the_session_ends_when_the_client_leaves(tells: Gate, leave: type) -> None:
+    seen = tells.daemon.log_size()
+    client = named(tells, b"leaver")
+    client.command(b"EHLO leaver.example.com")
+    client.transaction(b"rcpt@example.org")
+    assert "host=leaver" not in tells.daemon.log(seen).partition("saw disconnect")[2].partition("\n")[0]
+    leave(client)
+    tells.daemon.wait_for_log("saw disconnect.* host=leaver.example.com", since=seen)
+    log = tells.daemon.log(seen)
+    assert log.index("saw reset") < log.index("host=leaver.example.com", log.index("saw reset"))
+
+
+def test_greetings_and_commands_of_any_bytes_are_survived(tells: Gate) -> None:
+    seen = tells.daemon.log_size()
+    with SmtpClient(tells.postfix.front_port, helo=None) as client:
+        assert client.command(b"EHLO b\xe4d").startswith(b"500 5.5.2 Error: bad UTF-8")
+        assert client.command(b"B\xe4D").startswith(b"500 5.5.2 Error: bad UTF-8")
+        assert client.command("BÄD".encode()).startswith(b"500 5.5.2 Error: command")
+        assert client.command("EHLO gürtel.example".encode()).startswith(b"250")
+        queue_id(client.message())
+        assert client.command(b"EHLO a\x01b  c%s").startswith(b"250")
+        queue_id(client.message())
+    tells.daemon.wait_for_log("saw disconnect", since=seen)
+    assert tells.daemon.log(seen).count("saw helo") == 2
+
+
+def test_bytes_that_postfix_lets_pass_are_survived_and_judged_at_the_proxy(tells: Gate) -> None:
+    tells.postfix.postconf_edit({"smtputf8_enable": "no"})
+    tells.postfix.reload()
+    try:
+        seen = tells.daemon.log_size()
+        with SmtpClient(tells.postfix.front_port, helo=None) as client:
+            assert client.command("EHLO gürtel.example".encode()).startswith(b"250")
+            queue_id(client.message())
+            assert client.command(b"EHLO b\xe4d.example").startswith(b"250")
+            assert client.command(b"B\xe4D").startswith(b"500 5.5.2 Error: command")
+            assert client.command(b"MAIL FROM:<\xe4@example.com>").startswith(b"250")
+            assert client.command(b"RSET").startswith(b"250")
+            queue_id(client.message())
+        log = tells.daemon.log(seen)
+        assert re.findall(r'saw helo".* who="?([^\s"]+)', log) == ["gürtel.example", "b?d.example"]
+        assert log.count("saw connect") == 1
+    finally:
+        tells.postfix.postconf_edit({"smtputf8_enable": "yes"})
+        tells.postfix.reload()
+
+
+COUNTS = '[[plugin]]\nname = "count_denies"\nlimit = 1\n'
+GONE = b"521 5.7.1 too many refused commands\r\n"
+
+
+@pytest.fixture
+def counts(edge_gate: Gate, gate: Gate) -> Gate:
+    gate.use(COUNTS, milter={"edge": True})
+    return gate
+
+
+def test_a_dictionary_attack_is_hung_up_on_at_the_next_recipient_that_postfix_accepts(counts: Gate) -> None:
+    with counts.client() as client:
+        replies = client.transaction(b"nobody@example.org", b"nobody@example.org", b"rcpt@example.org")
+        assert [reply[:3] for reply in replies] == [b"550", b"550", b"521"]
+        assert replies[2] == GONE
+        assert client.hung_up()
+
+
+def test_it_is_hung_up_on_too_when_it_has_found_one_before(counts: Gate) -> None:
+    with counts.client() as client:
+        replies = client.transaction(b"a@example.org", b"nobody@example.org", b"nobody@example.org", b"b@example.org")
+        assert [reply[:3] for reply in replies] == [b"250", b"550", b"550", b"521"]
+        assert client.hung_up()
+
+
+@pytest.mark.parametrize("said", [b"MAIL FROM:<a@example.com>", b"BOGUS"])
+def test_it_is_hung_up_on_at_its_next_command_of_ours(counts: Gate, said: bytes) -> None:
+    with counts.client() as client:
+        client.transaction(b"nobody@example.org", b"nobody@example.org")
+        client.command(b"RSET")
+        assert client.command(said) == GONE
+        assert client.hung_up()
+
+
+def test_a_hang_up_takes_the_place_of_a_refused_message_and_never_of_an_accepted_one(counts: Gate) -> None:
+    counts.use(
+        COUNTS + '[[plugin]]\nname = "judges"\n',
+        hooks={
+            "judges": """
+            class Judges(Plugin):
+                def data_post(self, transaction, message):
+                    match transaction.sender.local:
+                        case "bad":
+                            return Deny("bad content")
+                        case "soft":
+                            return DenySoft("soft content")
+            """
+        },
+        milter={"edge": True},
+    )
+    for sender, reply in (
+        (b"good@example.com", b"250"),
+        (b"bad@example.com", GONE),
+        (b"soft@example.com", b"421 4.7.1 too many refused commands\r\n"),
+    ):
+        with counts.client() as client:
+            client.transaction(b"a@example.org", b"nobody@example.org", b"nobody@example.org", sender=sender)
+            assert client.content(b"Subject: x\r\n\r\nx\r\n.\r\n").startswith(reply)
+
+
+def test_recipients_that_postfix_put_off_do_not_count(counts: Gate) -> None:
+    with counts.client() as client:
+        client.transaction(b"later@example.org", b"later@example.org", b"later@example.org")
+        client.command(b"RSET")
+        queue_id(client.message())
+
+
+def test_a_session_of_the_edge_is_held_open_without_cost_to_the_end_of_the_daemon(tells: Gate) -> None:
+    seen = tells.daemon.log_size()
+    clients = [tells.client() for _ in range(3)]
+    tells.use(hooks={"tells": TELLS}, milter={"edge": True}, restart=True)
+    assert tells.daemon.log(seen).count("saw disconnect") == 3
+    for client in clients:
+        assert client.command(b"MAIL FROM:<a@example.com>").startswith(b"4")
+        client.close()
+    wait_until(lambda: tells.send().startswith(b"250"))
+
+
+def test_with_the_edge_off_its_sessions_pass_unseen(tells: Gate) -> None:
+    tells.use(hooks={"tells": TELLS})
+    seen = tells.daemon.log_size()
+    with tells.client() as client:
+        client.command(b"BOGUS")
+        client.transaction(b"nobody@example.org")
+        assert "saw" not in tells.daemon.log(seen)
+        client.command(b"RSET")
+        queue_id(client.message())
+    assert re.findall(r'event="saw (\w+)"', tells.daemon.log(seen))[:3] == ["connect", "helo", "mail"]

@@ -1,0 +1,299 @@
+"""One session for edge, proxy and content: who joins what, that each hook runs once, and what outlives what."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections import Counter
+
+import pytest
+from tests.e2e.gate import MESSAGE, Gate
+from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
+
+REFUSED = "inline:{{nobody@example.org=550 5.1.1 no such user}}"
+
+NOTES = """
+class Notes(Plugin):
+    def connect(self, session):
+        self.log.info("saw connect", port=session.port)
+        self.notes(session)["port"] = session.port
+
+    def helo(self, session, name):
+        self.log.info("saw helo", who=name, esmtp=session.esmtp)
+        self.notes(session)["helo"] = name
+
+    def mail(self, transaction, sender, parameters):
+        self.log.info("saw mail", txn=transaction.id)
+        self.notes(transaction)["sender"] = str(sender)
+
+    def rcpt(self, transaction, recipient):
+        self.log.info("saw rcpt", txn=transaction.id, esmtp=transaction.session.esmtp)
+
+    def data_post(self, transaction, message):
+        session = self.notes(transaction.session)
+        message.add_header("X-Notes", f"{session['helo']} {self.notes(transaction)['sender']} {session['port']}")
+
+    def reset_transaction(self, transaction):
+        self.log.info("saw reset", txn=transaction.id)
+
+    def disconnect(self, session):
+        self.log.info("saw disconnect", port=session.port)
+
+    def reload(self):
+        self.log.info("told reload")
+"""
+
+EDGE = {"edge": True}
+
+SESSIONS = 200
+"""At once; the front gets a process for each."""
+
+
+@pytest.fixture(scope="module")
+def edge_gate(module_gate: Gate) -> Gate:
+    """Put the edge on the front, which refuses a recipient by itself."""
+    module_gate.daemon.configure(more={"milter": EDGE})
+    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
+    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": f"check_recipient_access {REFUSED}"})
+    module_gate.postfix.postconf("-F", f"{module_gate.postfix.front_service}/process_limit={SESSIONS + 20}")
+    module_gate.postfix.reload()
+    return module_gate
+
+
+@pytest.fixture
+def notes(edge_gate: Gate, gate: Gate) -> Gate:
+    gate.use(hooks={"notes": NOTES}, milter=EDGE)
+    return gate
+
+
+def counted(gate: Gate, seen: int) -> Counter[str]:
+    return Counter(re.findall(r'event="saw (\w+)"', gate.daemon.log(seen)))
+
+
+def noted(gate: Gate, identity: str) -> list[str]:
+    return re.findall(r"^X-Notes: (.*)$", gate.postfix.message(identity).decode(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("edge", [True, False], ids=["edge", "no edge"])
+def test_each_hook_runs_once_for_each_command_that_the_client_gave(notes: Gate, edge: bool) -> None:
+    notes.use(hooks={"notes": NOTES}, restart=True, milter={"edge": edge}, proxy={"session_idle": "0.3s"})
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        for number in (1, 2, 3):
+            identity = queue_id(client.message(MESSAGE, b"a@example.org", b"b@example.org"))
+            assert noted(notes, identity) == [f"client.example.com sender@example.com {client.address[1]}"], number
+    notes.daemon.wait_for_log("saw disconnect", since=seen)
+    expected = {"connect": 1, "helo": 1, "mail": 3, "rcpt": 6, "reset": 3, "disconnect": 1}
+    assert counted(notes, seen) == expected
+
+
+def test_a_client_may_greet_three_times_and_stays_one_session(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with SmtpClient(notes.postfix.front_port, helo=None) as client:
+        client.command(b"HELO client.example.com")
+        queue_id(client.message())
+        client.command(b"EHLO second.example.com")
+        identity = queue_id(client.message())
+        assert noted(notes, identity)[0].startswith("second.example.com ")
+        client.command(b"EHLO second.example.com")
+        client.command(b"EHLO third.example.com")
+        queue_id(client.message())
+    notes.daemon.wait_for_log("saw disconnect", since=seen)
+    log = notes.daemon.log(seen)
+    assert re.findall(r'saw helo".* who=(\w+)', log) == ["client", "second", "second", "third"]
+    assert re.findall(r'saw rcpt".* esmtp=(\w+)', log) == ["false", "true", "true"]
+    assert counted(notes, seen) == {"connect": 1, "helo": 4, "mail": 3, "rcpt": 3, "reset": 3, "disconnect": 1}
+
+
+def test_a_greeting_in_a_transaction_ends_it(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.transaction(b"nobody@example.org")
+        client.command(b"EHLO again.example.com")
+        assert re.findall(r'event="saw (\w+)"', notes.daemon.log(seen))[2:] == ["mail", "reset", "helo"]
+        queue_id(client.message())
+
+
+def test_two_clients_of_one_address_are_two_sessions(notes: Gate) -> None:
+    with notes.client() as one, notes.client() as two:
+        two.command(b"EHLO two.example.com")
+        for _ in range(2):
+            for client, name in ((one, "client.example.com"), (two, "two.example.com")):
+                identity = queue_id(client.message())
+                assert noted(notes, identity) == [f"{name} sender@example.com {client.address[1]}"]
+
+
+def test_an_ipv6_client_is_one_session_at_both_doors(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.command(b"XCLIENT NAME=six.example.com ADDR=IPV6:2001:db8:0:0:0:0:0:1")
+        client.command(b"EHLO six.example.com")
+        queue_id(client.message())
+        queue_id(client.message())
+    wait_until(lambda: counted(notes, seen)["disconnect"] == 2)
+    # The client is one before XCLIENT and another after it.
+    assert counted(notes, seen) == {"connect": 2, "helo": 2, "mail": 2, "rcpt": 2, "reset": 2, "disconnect": 2}
+
+
+def test_many_sessions_at_once_are_joined_without_a_mix_up(notes: Gate) -> None:
+    expected: dict[str, str] = {}
+    together = threading.Barrier(SESSIONS, timeout=60)
+
+    def visit(number: int) -> None:
+        with notes.client(timeout_s=60) as client:
+            client.command(b"EHLO c%d.example.com" % number)
+            together.wait()
+            for turn in (1, 2):
+                sender = b"s%d.%d@example.com" % (number, turn)
+                client.transaction(b"nobody@example.org", b"a@example.org", sender=sender)
+                identity = queue_id(client.content(MESSAGE))
+                expected[identity] = f"c{number}.example.com {sender.decode()} {client.address[1]}"
+
+    seen = notes.daemon.log_size()
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(SESSIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(expected) == 2 * SESSIONS
+    assert {identity: noted(notes, identity) for identity in expected} == {
+        identity: [text] for identity, text in expected.items()
+    }
+    wait_until(lambda: counted(notes, seen)["disconnect"] == SESSIONS)
+    assert counted(notes, seen) == {
+        "connect": SESSIONS,
+        "helo": 2 * SESSIONS,
+        "mail": 2 * SESSIONS,
+        "rcpt": 2 * SESSIONS,
+        "reset": 2 * SESSIONS,
+        "disconnect": SESSIONS,
+    }
+
+
+@pytest.mark.parametrize("edge", [True, False], ids=["edge", "no edge"])
+def test_a_proxy_connection_without_a_session_of_the_edge_runs_what_was_not_run(notes: Gate, edge: bool) -> None:
+    notes.use(hooks={"notes": NOTES}, milter={"edge": edge})
+    seen = notes.daemon.log_size()
+    with notes.proxy_client() as client:
+        port = 4000 + edge
+        client.command(b"XFORWARD ADDR=192.0.2.9 PORT=%d" % port)
+        client.command(b"XFORWARD NAME=[UNAVAILABLE] HELO=late.example PROTO=ESMTP SOURCE=REMOTE")
+        queue_id(client.message())
+    notes.daemon.wait_for_log("saw reset", since=seen)
+    assert counted(notes, seen) == {"connect": 1, "helo": 1, "mail": 1, "rcpt": 1, "reset": 1}
+
+
+def test_the_edge_switched_on_under_a_client_is_for_the_next_one(notes: Gate) -> None:
+    notes.use(hooks={"notes": NOTES})
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        queue_id(client.message())
+        notes.use(hooks={"notes": NOTES}, milter=EDGE)
+        identity = queue_id(client.message())
+        assert noted(notes, identity) == [f"client.example.com sender@example.com {client.address[1]}"]
+        assert counted(notes, seen)["connect"] == 1
+        with notes.client() as other:
+            assert counted(notes, seen)["connect"] == 2
+            queue_id(other.message())
+
+
+def test_the_edge_switched_off_under_a_client_serves_it_to_its_end(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        queue_id(client.message())
+        notes.use(hooks={"notes": NOTES})
+        queue_id(client.message())
+    notes.daemon.wait_for_log("saw disconnect", since=seen)
+    assert counted(notes, seen) == {"connect": 1, "helo": 1, "mail": 2, "rcpt": 2, "reset": 2, "disconnect": 1}
+
+
+def test_a_transaction_stays_on_the_plugins_that_it_began_with(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.command(b"MAIL FROM:<a@example.com>")
+        notes.use(hooks={"notes": NOTES}, milter=EDGE)
+        assert "told reload" not in notes.daemon.log(seen)
+        client.command(b"RCPT TO:<a@example.org>")
+        identity = queue_id(client.content(MESSAGE))
+        assert noted(notes, identity) == [f"client.example.com a@example.com {client.address[1]}"]
+        queue_id(client.message())
+    notes.daemon.wait_for_log("told reload", since=seen)
+    assert counted(notes, seen)["mail"] == 2
+
+
+def test_notes_of_the_session_outlive_a_reload(notes: Gate) -> None:
+    with notes.client() as client:
+        notes.use(hooks={"notes": NOTES}, milter=EDGE)
+        identity = queue_id(client.message())
+        assert noted(notes, identity) == [f"client.example.com sender@example.com {client.address[1]}"]
+
+
+def test_a_restart_under_a_client_puts_it_off_and_the_next_is_served(notes: Gate) -> None:
+    with notes.client() as before, notes.client() as in_transaction:
+        in_transaction.command(b"MAIL FROM:<a@example.com>")
+        notes.use(hooks={"notes": NOTES}, milter=EDGE, restart=True)
+        assert before.command(b"MAIL FROM:<a@example.com>").startswith(b"4")
+        assert in_transaction.command(b"RCPT TO:<a@example.org>").startswith(b"4")
+    assert notes.send().startswith(b"250")
+
+
+def test_a_client_that_idles_on_old_plugins_does_not_hold_up_the_end(notes: Gate) -> None:
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.command(b"MAIL FROM:<a@example.com>")
+        notes.use(hooks={"notes": NOTES}, milter=EDGE)
+        notes.daemon.signal(signal.SIGTERM)
+        assert notes.daemon.wait(10) == 0
+        assert client.command(b"RCPT TO:<a@example.org>").startswith(b"4")
+    assert counted(notes, seen)["reset"] == counted(notes, seen)["disconnect"] == 1
+    notes.use(hooks={"notes": NOTES}, milter=EDGE)
+
+
+def test_a_client_that_comes_while_the_daemon_ends_hears_421(notes: Gate) -> None:
+    with notes.client() as under_way, notes.client() as idle:
+        under_way.transaction(b"a@example.org")
+        seen = notes.daemon.log_size()
+        notes.daemon.signal(signal.SIGTERM)
+        notes.daemon.wait_for_log("event=stopping", since=seen)
+        assert idle.command(b"MAIL FROM:<a@example.com>").startswith(b"421 4.3.2 ")
+        assert idle.hung_up()
+        with SmtpClient(notes.postfix.front_port, helo=None) as late:
+            assert late.greeting.startswith(b"421 ")
+        queue_id(under_way.content(MESSAGE))
+        assert notes.daemon.wait(10) == 0
+    notes.use(hooks={"notes": NOTES}, milter=EDGE)
+
+
+def test_a_crash_under_a_client_puts_it_off_and_the_next_is_served(notes: Gate) -> None:
+    with notes.client() as client:
+        queue_id(client.message())
+        notes.daemon.kill()
+        notes.use(hooks={"notes": NOTES}, milter=EDGE)
+        assert client.command(b"MAIL FROM:<a@example.com>").startswith(b"451 4.7.1 ")
+    assert notes.send().startswith(b"250")
+
+
+def test_recipients_of_all_outcomes_add_up(notes: Gate) -> None:
+    notes.use(hooks={"notes": NOTES}, milter=EDGE, restart=True)
+    with notes.client() as client:
+        client.transaction(b"nobody@example.org", b"nobody@example.org")
+        client.command(b"RSET")
+        client.transaction(b"nobody@example.org", b"a@example.org")
+        queue_id(client.content(MESSAGE))
+        client.transaction(b"nobody@example.org", b"a@example.org")
+    wait_until(lambda: not notes.connections(notes.daemon.proxy_port))
+    tally = notes.tally()
+    assert tally == {"offered": 6, "accepted": 1, "refused": 4, "aborted": 1}
+    notes.use(hooks={"notes": NOTES}, milter=EDGE)
+
+
+def test_a_plugin_that_skips_logins_is_not_asked_about_one(notes: Gate) -> None:
+    notes.use('[[plugin]]\nname = "notes"\nskip_authenticated = true\n', hooks={"notes": NOTES}, milter=EDGE)
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.command(b"XCLIENT LOGIN=hjp")
+        client.command(b"EHLO client.example.com")
+        identity = queue_id(client.message())
+    assert noted(notes, identity) == []
+    assert counted(notes, seen)["mail"] == 0

@@ -156,7 +156,8 @@ class Rig:
         for name, text in lane.variant.files:
             (gatepost.directory / name).parent.mkdir(exist_ok=True)
             (gatepost.directory / name).write_text(text)
-        gatepost.configure((lane.variant.plugins or "").format(directory=gatepost.directory))
+        plugins = (lane.variant.plugins or "").format(directory=gatepost.directory)
+        gatepost.configure(plugins, {"milter": {"edge": True}} if lane.variant.edge else None)
         gatepost.apply(self._postfix.config_dir, f"127.0.0.1:{lane.front_port}/inet")
         # One Postfix belongs to one gatepost; without its record, the next call leaves this one's entries alone.
         shutil.rmtree(self._postfix.config_dir / "gatepost-backup")

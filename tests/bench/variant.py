@@ -1,4 +1,4 @@
-"""What the benchmark compares: Postfix alone, and gatepost with four sets of plugins.
+"""What the benchmark compares: Postfix alone, gatepost with four sets of plugins, and one of them with the edge door.
 
 Each is configured as an administrator would do it; only the content variant has a plugin of its own, which stands here.
 """
@@ -81,6 +81,8 @@ class Variant:
     plugins: str | None
     files: tuple[tuple[str, str], ...] = ()
     """Files beside gatepost.toml, by name; those under hooks/ are plugins."""
+    edge: bool = False
+    """True: the edge door stands on the front, too."""
 
 
 _FILES = (("client_options", _OPTIONS_FILE), ("aliases", _ALIASES_FILE))
@@ -90,6 +92,7 @@ VARIANTS = (
     Variant("control", "the baseline once more: how far two equal things differ in this run", None, None),
     Variant("empty", "gatepost without plugins", 1.00, ""),
     Variant("commands", "client_options, aliases, greylist, count_denies", 1.00, _COMMANDS, _FILES),
+    Variant("edge", "the same with the edge door; compare it with commands", None, _COMMANDS, _FILES, edge=True),
     Variant(
         "tutorial",
         "these, loop and addsig: all of the tutorial's plugins",

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.ops.doctor_rig import Site
 
 from gatepost.ops.postfix import entry
 from gatepost.ops.postfix.doctor import report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.ops.doctor_rig import Site
 
     from gatepost.ops.postfix.doctor.finding import Finding
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a private Postfix is for root")
 
 FRONT, INNER, MAIN = "FRONT", "INNER", "main.cf"
-
-
-@pytest.fixture(scope="module")
-def module_site() -> Iterator[Site]:
-    # Not tmp_path: user postfix must be able to enter every directory above.
-    with tempfile.TemporaryDirectory(prefix="gatepost-doctor-") as directory:
-        Path(directory).chmod(0o755)
-        yield Site(Path(directory))
-
-
-@pytest.fixture
-def site(module_site: Site) -> Site:
-    module_site.restore()
-    return module_site
 
 
 def only(site: Site, service: str, parameter: str) -> Finding:

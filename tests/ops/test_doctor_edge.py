@@ -31,12 +31,6 @@ def module_site() -> Iterator[Site]:
         yield Site(Path(directory), edge=True)
 
 
-@pytest.fixture
-def site(module_site: Site) -> Site:
-    module_site.restore()
-    return module_site
-
-
 def only(site: Site, parameter: str, service: str = "") -> Finding:
     """The one finding there is, which must be about that setting of the front."""
     found = [one for one in site.on_paper() if one.severity == "finding"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.ops.doctor_rig import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.ops.doctor_rig import Site
 
     from gatepost.ops.postfix.doctor.finding import Finding
 
@@ -22,14 +19,6 @@ ALIASES = '[[plugin]]\nname = "aliases"\nfile = "aliases"\n'
 GREYLIST = '[[plugin]]\nname = "greylist"\n'
 LOOP = '[[plugin]]\nname = "loop"\n'
 AWAY = "someone@elsewhere.example"
-
-
-@pytest.fixture(scope="module")
-def module_site() -> Iterator[Site]:
-    # Not tmp_path: user postfix must be able to enter every directory above.
-    with tempfile.TemporaryDirectory(prefix="gatepost-doctor-") as directory:
-        Path(directory).chmod(0o755)
-        yield Site(Path(directory))
 
 
 @pytest.fixture

@@ -5,36 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.ops.doctor_rig import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.ops.doctor_rig import Site
 
     from gatepost.ops.postfix.doctor.finding import Finding
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a private Postfix is for root")
 
 GATEPOST = "gatepost"
-
-
-@pytest.fixture(scope="module")
-def module_site() -> Iterator[Site]:
-    # Not tmp_path: user postfix must be able to enter every directory above.
-    with tempfile.TemporaryDirectory(prefix="gatepost-doctor-") as directory:
-        Path(directory).chmod(0o755)
-        yield Site(Path(directory))
-
-
-@pytest.fixture
-def site(module_site: Site) -> Site:
-    module_site.restore()
-    return module_site
 
 
 def mended(site: Site, service: str, parameter: str, problem: str, severity: str = "finding") -> Finding:

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gatepost import Deny, Ok, Plugin, Session, Verdict
-from gatepost.hook_call import LOOP_GUARD_S, THREADS_PER_PLUGIN, Failure, HookCall
+from gatepost.hook_call import LOOP_GUARD_S, Failure, HookCall
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ async def test_a_plugin_whose_threads_are_all_stuck_starves_only_itself() -> Non
     async with gate(Stuck, Well) as made:
         stuck, well = made.pipeline.calls["connect"]
         session = Session("s", "192.0.2.1")
-        answers = await asyncio.gather(*(stuck((session,), 0.05) for _ in range(THREADS_PER_PLUGIN + 2)))
+        answers = await asyncio.gather(*(stuck((session,), 0.05) for _ in range(Stuck.threads + 2)))
         try:
             assert {type(answer) for answer in answers} == {Failure}
             answer = await well((session,), TIMEOUT_S)
@@ -203,12 +203,12 @@ async def test_calls_that_never_got_a_thread_are_never_made() -> None:
 
     async with gate(Stuck) as made:
         call = made.pipeline.calls["connect"][0]
-        await asyncio.gather(*(call((Session("s", "192.0.2.1"),), 0.05) for _ in range(THREADS_PER_PLUGIN + 5)))
+        await asyncio.gather(*(call((Session("s", "192.0.2.1"),), 0.05) for _ in range(Stuck.threads + 5)))
         release.set()
         # One that waits in turn behind those that were given up.
         await call((Session("s", "192.0.2.1"),), TIMEOUT_S)
 
-    assert Stuck.calls == THREADS_PER_PLUGIN + 1
+    assert Stuck.calls == Stuck.threads + 1
 
 
 async def test_a_blocking_hook_lets_the_event_loop_go_on() -> None:

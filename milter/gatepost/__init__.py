@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from gatepost.action import Action, denial, parse_action
 from gatepost.address import Address
+from gatepost.authentication import MethodResult, keep_results, method_result, results_of
+from gatepost.endpoint import Endpoint, Servers
 from gatepost.errors import ConfigError, ConfigErrors, Unavailable
 from gatepost.message import Body, Header, Headers, Message, Part
 from gatepost.option import Fixed, Overrides, PluginOptions
@@ -19,6 +21,7 @@ from gatepost.services.address_list import AddressList, Listing
 from gatepost.services.client_table import ClientTable, split_client_line
 from gatepost.services.list_file import parse_lines
 from gatepost.services.store import Entry, Keep, Put, Remove
+from gatepost.services.upstream import Upstreams
 from gatepost.services.watched_file import WatchedFile
 from gatepost.services.zone import Zone, ZoneOptions
 from gatepost.session import Recipient, Session, Transaction
@@ -47,6 +50,7 @@ __all__ = [
     "DenySoft",
     "DenySoftDisconnect",
     "Duration",
+    "Endpoint",
     "Entry",
     "Fixed",
     "Header",
@@ -54,6 +58,7 @@ __all__ = [
     "Keep",
     "Listing",
     "Message",
+    "MethodResult",
     "Mx",
     "Ok",
     "Overrides",
@@ -67,10 +72,12 @@ __all__ = [
     "Remove",
     "Reply",
     "Resolver",
+    "Servers",
     "Session",
     "Size",
     "Transaction",
     "Unavailable",
+    "Upstreams",
     "Verdict",
     "WatchedFile",
     "Zone",
@@ -78,8 +85,11 @@ __all__ = [
     "ZoneOptions",
     "ZoneQuestion",
     "denial",
+    "keep_results",
+    "method_result",
     "parse_action",
     "parse_lines",
+    "results_of",
     "split_client_line",
 ]
 

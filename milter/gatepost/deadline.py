@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from time import monotonic
 from typing import NamedTuple
 
@@ -19,3 +20,8 @@ class Deadline(NamedTuple):
     def remaining(self) -> float:
         """Return the seconds left; never negative."""
         return max(0.0, self.at - monotonic())
+
+
+of_hook: ContextVar[Deadline | None] = ContextVar("gatepost_deadline", default=None)
+"""When the pipeline gives up on the hook call that is running; None outside of any. It follows the call into tasks and
+threads."""

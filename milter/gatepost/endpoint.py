@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import PlainSerializer, PlainValidator
 
 _TCP = re.compile(r"(?:inet:)?(?P<host>\[[0-9A-Fa-f:.]+\]|(?!inet:)[^:\[\]/@\s]+):(?P<port>\d{1,5})\Z")
 
@@ -56,3 +59,19 @@ class Endpoint:
             return f"unix:{self.path}"
         family = "inet6" if self.host and ":" in self.host else "inet"
         return f"{family}:{self.port}@{self.host}"
+
+
+def _servers(value: object) -> tuple[Endpoint, ...]:
+    if isinstance(value, str | Endpoint):
+        value = (value,)
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError('write "HOST:PORT" or "unix:/PATH", or a list of several')
+    return tuple(one if isinstance(one, Endpoint) else Endpoint.parse(str(one)) for one in value)
+
+
+Servers = Annotated[
+    tuple[Endpoint, ...],
+    PlainValidator(_servers),
+    PlainSerializer(lambda servers: [str(one) for one in servers], return_type=list[str]),
+]
+"""An option that names one server, `"127.0.0.1:783"` or `"unix:/PATH"`, or several in a list, the preferred first."""

@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gatepost.edit import Quarantine
-from gatepost.pipeline import keep
 from gatepost.record import Outcome, Record
 from gatepost.session import Denial, Recipient, Transaction
 from gatepost.verdict import DECLINED, Deny, DenySoft, DenySoftDisconnect, Verdict, mildest
+from gatepost.verdict_log import keep
 
 if TYPE_CHECKING:
     from gatepost.config import ContentSection

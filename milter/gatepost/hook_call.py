@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 LOOP_GUARD_S = 0.1
 """How long one step of a hook may hold the event loop, and with it every other session, before the log names it."""
 
-THREADS_PER_PLUGIN = 8
-"""Enough to use the cores and wait for a scanner; few enough that a plugin gone wrong does not eat the memory."""
-
 _log = structlog.get_logger("gatepost.guard")
 
 

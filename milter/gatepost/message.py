@@ -7,8 +7,9 @@ content door carries `edits` out when the message is accepted. What they mean to
 from __future__ import annotations
 
 import copy
+from functools import wraps
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from gatepost.address import Address
 from gatepost.body import Body, BodyWriter, spooled
@@ -25,13 +26,13 @@ from gatepost.edit import (
     Quarantine,
     ReplaceBody,
 )
-from gatepost.email_view import email_view
 from gatepost.header import Header, Headers, scan_fields
+from gatepost.message_view import MessageView, Views
 from gatepost.mime import Part, parse_structure
 from gatepost.part_edit import edit_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from email.message import EmailMessage
 
 __all__ = ["Body", "BodyWriter", "Edit", "Header", "Headers", "Message", "Part"]
@@ -41,6 +42,26 @@ MIME_LIMIT_BYTES = 8 << 20
 
 _SHOWN = 80
 """Characters of a value in a summary: log lines stay readable."""
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def _recorded(
+    method: Callable[Concatenate[Message, _Arguments], _Result],
+) -> Callable[Concatenate[Message, _Arguments], _Result]:
+    """Keep each call that changed something, so that `with_edits_of` can make it again."""
+
+    @wraps(method)
+    def edit(self: Message, /, *arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Result:
+        before, calls = len(self._summary), self._calls
+        result = method(self, *arguments, **keywords)
+        if len(self._summary) > before:
+            # In place of the calls that it made itself.
+            self._calls = (*calls, (method, arguments, keywords))
+        return result
+
+    return edit
 
 
 class Message:
@@ -66,8 +87,8 @@ class Message:
         self._header_edits: tuple[HeaderEdit, ...] = ()
         self._quarantine: Quarantine | None = None
         self._summary: tuple[str, ...] = ()
-        self._mime: EmailMessage | None = None
-        self._structure: Part | None = None
+        self._calls: tuple[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]], ...] = ()
+        self._views = Views()
 
     @classmethod
     def parse(
@@ -81,6 +102,17 @@ class Message:
     def copy(self) -> Message:
         """Return a branch: edits on either do not show on the other. Cheap; what is read is shared."""
         return copy.copy(self)
+
+    def with_edits_of(self, branch: Message, origin: Message) -> Message:
+        """Return a branch with the edits made again that `branch` has beyond `origin`, whose copy it was.
+
+        So branches that were edited side by side are put together, one after the other. ValueError for an edit that
+        cannot be made on top of the others.
+        """
+        message = self.copy()
+        for method, arguments, keywords in branch._calls[len(origin._calls) :]:
+            method(message, *arguments, **keywords)
+        return message
 
     # Reading
 
@@ -121,9 +153,7 @@ class Message:
         `blocking = True`, or as `await asyncio.to_thread(lambda: message.mime)`. Never raises: a header field that
         cannot be parsed has an empty value here.
         """
-        if self._mime is None and self.size <= self._mime_limit:
-            self._mime = email_view(self.open)
-        return self._mime
+        return self.view.mime(self.open) if self.size <= self._mime_limit else None
 
     @property
     def structure(self) -> Part | None:
@@ -131,18 +161,23 @@ class Message:
 
         None when the message is larger than content.mime_limit.
         """
-        if self._structure is None and self.size <= self._mime_limit:
-            self._structure = parse_structure(self._headers, bytes(self._body))
-        return self._structure
+        return self.view.structure(self._headers, self._body) if self.size <= self._mime_limit else None
+
+    @property
+    def view(self) -> MessageView:
+        """What was found out about this content, by whichever branch of the message; see `Plugin.once`."""
+        return self._views.of(self._header_edits, self._body)
 
     # Editing the header
 
+    @_recorded
     def add_header(self, name: str, value: str | bytes) -> None:
         """Append a field at the end of the header. Text is encoded and folded as needed (`Header.make`)."""
         field = Header.make(name, value)
         edit = AddHeader(name, field.raw)
         self._edit_header(edit, [*self._headers, field], f"add header {_shown(field)}")
 
+    @_recorded
     def insert_header(self, position: int, name: str, value: str | bytes) -> None:
         """Put a field in front of `headers[position]`: 0 is the top, beyond the end appends.
 
@@ -156,6 +191,7 @@ class Message:
         fields.insert(position, field)
         self._edit_header(InsertHeader(position + 1, name, field.raw), fields, f"insert header {_shown(field)}")
 
+    @_recorded
     def change_header(self, name: str, value: str | bytes, occurrence: int = 1) -> bool:
         """Give the `occurrence`th `name` field, from 1, another value; return False, unchanged, if there is none."""
         field = Header.make(name, value)
@@ -168,6 +204,7 @@ class Message:
         self._edit_header(edit, fields, f"change header {_shown(field)}")
         return True
 
+    @_recorded
     def delete_header(self, name: str, occurrence: int | None = 1) -> int:
         """Remove the `occurrence`th `name` field, from 1, or all for None; return how many were removed."""
         places = self._places(name, occurrence or 1)
@@ -188,7 +225,6 @@ class Message:
     def _edit_header(self, edit: HeaderEdit, fields: list[Header], summary: str) -> None:
         self._headers = Headers(fields)
         self._header_edits = (*self._header_edits, edit)
-        self._mime = self._structure = None
         self._changed(summary)
 
     # Editing the body
@@ -198,13 +234,19 @@ class Message:
 
         The header stays: MIME fields that no longer fit are the caller's to change.
         """
-        self._set_body(spooled(data), "replace the body")
+        self._replace_body(spooled(data))
 
+    @_recorded
+    def _replace_body(self, body: Body) -> None:
+        self._set_body(body, "replace the body")
+
+    @_recorded
     def append_to_body(self, data: bytes) -> None:
         """Append to the body as it stands, MIME or not; line ends become CRLF. For text, `replace_part` is safer."""
         body = spooled(chain(self._lines_of_body(), (data,)))
         self._set_body(body, f"append {len(data)} bytes to the body")
 
+    @_recorded
     def replace_part(self, part: Part, content: bytes, *, charset: str | None = None) -> None:
         """Give one part of `structure` another content, as it is before transfer encoding; the rest of the body stays.
 
@@ -238,7 +280,6 @@ class Message:
 
     def _set_body(self, body: Body, summary: str) -> None:
         self._body = body
-        self._mime = self._structure = None
         self._changed(summary)
 
     def _set_mime_fields(self, fields: Iterable[Header]) -> None:
@@ -250,11 +291,13 @@ class Message:
 
     # Editing the envelope
 
+    @_recorded
     def change_sender(self, sender: Address | str) -> None:
         """Change the envelope sender; the empty string is the null sender."""
         self._sender = _checked(sender)
         self._changed(f"change sender to <{self._sender}>")
 
+    @_recorded
     def add_recipient(self, recipient: Address | str) -> None:
         """Add an envelope recipient, which no header field shows; nothing happens if the message goes there anyway."""
         address = _checked(recipient)
@@ -264,6 +307,7 @@ class Message:
             self._recipients = (*self._recipients, address)
             self._changed(f"add recipient <{address}>")
 
+    @_recorded
     def delete_recipient(self, recipient: Address | str) -> bool:
         """Remove an envelope recipient, who gets nothing and is told nothing; return False if there is none such.
 
@@ -278,6 +322,7 @@ class Message:
         self._changed(f"delete recipient <{address}>")
         return True
 
+    @_recorded
     def quarantine(self, reason: str) -> None:
         """Let Postfix hold the message until an administrator releases it; `reason`, one line, is for its log."""
         if not reason.strip() or not reason.isprintable():

@@ -9,33 +9,35 @@ from __future__ import annotations
 import asyncio
 import inspect
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from gatepost.deadline import Deadline, of_hook
 from gatepost.errors import ConfigError, Unavailable, raise_errors
-from gatepost.hook_call import THREADS_PER_PLUGIN, Failure, HookCall
+from gatepost.hook_call import Failure, HookCall
 from gatepost.hooks import HOOKS
 from gatepost.overrides import still_good
 from gatepost.plugin_file import forget_module, line_in, one_line
 from gatepost.record import Record
-from gatepost.session import Recipient, Session, Transaction
+from gatepost.session import Transaction
 from gatepost.spending import Account, account
-from gatepost.steering import Scope, Steering, newly_whitelisted, steer_back, steering
+from gatepost.steering import Scope, steer_back, steering
 from gatepost.verdict import DECLINED, Declined, DenySoft, DenySoftDisconnect, Verdict
+from gatepost.verdict_log import holder_of, keep, log_whitelisting, log_would_edit, recipient_of, session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from gatepost.deadline import Deadline
     from gatepost.loader import LoadedPlugin
     from gatepost.message import Message
     from gatepost.option import Overrides, PluginOptions
     from gatepost.plugin import Plugin
     from gatepost.record import Reason
+    from gatepost.session import Recipient
 
-_log = structlog.get_logger("gatepost.verdict")
 _failures = structlog.get_logger("gatepost.plugin")
 
 UNAVAILABLE = DenySoft("temporary failure, please try again later", enhanced="4.3.0", code=451)
@@ -55,7 +57,7 @@ class Pipeline:
     def __init__(self, plugins: Sequence[LoadedPlugin]) -> None:
         self.plugins = tuple(plugins)
         self._threads = {
-            loaded.name: ThreadPoolExecutor(THREADS_PER_PLUGIN, thread_name_prefix=f"hook {loaded.name}")
+            loaded.name: ThreadPoolExecutor(loaded.plugin.threads, thread_name_prefix=f"hook {loaded.name}")
             for loaded in plugins
             if loaded.plugin.blocking
         }
@@ -69,6 +71,7 @@ class Pipeline:
             hook for hook, calls in self.calls.items() if calls and HOOKS[hook].reads_content
         )
         """The content hooks that some plugin has; empty means that the milter has nothing to do."""
+        self._data_post = tuple(_groups(self.calls["data_post"]))
         self._late = tuple(loaded.plugin for loaded in plugins if loaded.reads_content or "data" in loaded.hooks)
         self._started: list[LoadedPlugin] = []
 
@@ -151,7 +154,7 @@ class Pipeline:
         about = "deny" if verdict.denies else "ok"
         if not verdict.denies and not self.calls["ok"]:
             return verdict
-        session = _session(scope)
+        session = session_of(scope)
         session.denied_for_good |= verdict.permanent
         stands = verdict
         for call in self.calls[about]:
@@ -167,24 +170,86 @@ class Pipeline:
         """Run the data_post hook; return the verdict and the message with the edits that stand.
 
         Each plugin works on a copy, which replaces the message only when the plugin is enforced and did not fail: so a
-        plugin that fails half way, or goes on after its time is over, has changed nothing.
+        plugin that fails half way, or goes on after its time is over, has changed nothing. Neighbouring scanners work
+        on the same message at the same time; what they say and edit is then taken in their order.
         """
-        for call in self.calls["data_post"]:
-            candidate = message.copy()
-            record = await self._ask_one(call, transaction, (transaction, candidate), deadline)
-            if record is None or not record.is_failure:
-                if call.loaded.plugin.options(transaction).mode != "observe":
-                    message = candidate
-                elif edits := candidate.summary()[len(message.summary()) :]:
-                    _log.info("would edit", txn=transaction.id, plugin=call.loaded.name, edits="; ".join(edits))
-            if record is not None and record.in_force is not DECLINED:
-                return record.in_force, message
+        for group in self._data_post:
+            if len(group) > 1:
+                verdict, message = await self._side_by_side(group, transaction, message, deadline)
+            else:
+                branch = message.copy()
+                record = await self._judge(group[0], transaction, (transaction, branch), deadline)
+                verdict, message = self._take(group[0], transaction, record, message, branch, message)
+            if verdict is not DECLINED:
+                return verdict, message
         return DECLINED, message
+
+    async def _side_by_side(
+        self, scanners: Sequence[HookCall], transaction: Transaction, origin: Message, deadline: Deadline
+    ) -> tuple[Verdict, Message]:
+        message = origin
+        before = steering(transaction)
+        branches = [origin.copy() for _ in scanners]
+        asked = [
+            asyncio.create_task(self._judge(call, transaction, (transaction, branch), deadline))
+            for call, branch in zip(scanners, branches, strict=True)
+        ]
+        try:
+            for call, branch, answer in zip(scanners, branches, asked, strict=True):
+                verdict, message = self._take(call, transaction, await answer, message, branch, origin)
+                if verdict is not DECLINED:
+                    return verdict, message
+            return DECLINED, message
+        finally:
+            # Whom nobody asks any more.
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            if steering(transaction) != before:
+                steer_back(transaction, before)
+                names = ", ".join(call.loaded.name for call in scanners)
+                _failures.error("a scanner set options or whitelisted, which was undone", plugins=names)
+
+    def _take(
+        self,
+        call: HookCall,
+        transaction: Transaction,
+        record: Record | None,
+        message: Message,
+        branch: Message,
+        origin: Message,
+    ) -> tuple[Verdict, Message]:
+        """Keep the record; return its verdict, and the message with the edits that stand of `branch`, origin's copy."""
+        if record is not None:
+            keep(transaction, record)
+        edits = branch.summary()[len(origin.summary()) :]
+        if edits and not (record is not None and record.is_failure):
+            if call.loaded.plugin.options(transaction).mode == "observe":
+                log_would_edit(call, transaction, edits)
+            elif message is origin:
+                message = branch
+            else:
+                try:
+                    message = message.with_edits_of(branch, origin)
+                except ValueError as error:
+                    failure = Failure("error", f"its edits do not go together with those before: {error}")
+                    record = self._record(call, transaction, call.loaded.plugin.options(transaction), failure, 0.0)
+                    keep(transaction, record)
+        return (DECLINED if record is None else record.in_force), message
 
     async def _ask_one(
         self, call: HookCall, scope: Scope, arguments: tuple[Any, ...], deadline: Deadline
     ) -> Record | None:
         """Ask one plugin; None means Declined, anything else has been kept and logged as a record."""
+        record = await self._judge(call, scope, arguments, deadline)
+        if record is not None:
+            keep(scope, record)
+        return record
+
+    async def _judge(
+        self, call: HookCall, scope: Scope, arguments: tuple[Any, ...], deadline: Deadline
+    ) -> Record | None:
+        """Ask one plugin; None means Declined, anything else is a record that is still to be kept."""
         plugin: Plugin[Any] = call.loaded.plugin
         options: PluginOptions
         answer: Verdict | Failure
@@ -194,23 +259,25 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - what checks options together is the plugin's own code
             options, answer = plugin.options(), Failure("error", str(error))
         else:
-            asked = _log_context(scope).asked
+            asked = holder_of(scope).asked
             if _skips(options, scope) and not (call.hook.closes and plugin.name in asked):
                 return None
             asked.add(plugin.name)
-            _session(scope).asked.add(plugin.name)
+            session_of(scope).asked.add(plugin.name)
             answer = await self._answer(call, scope, arguments, options, deadline)
         if isinstance(answer, Declined):
             return None
-        milliseconds = (perf_counter() - started) * 1000
+        return self._record(call, scope, options, answer, (perf_counter() - started) * 1000)
+
+    def _record(
+        self, call: HookCall, scope: Scope, options: PluginOptions, answer: Verdict | Failure, milliseconds: float
+    ) -> Record:
         reason: Reason = "observed" if options.mode == "observe" else "answer"
         detail = None
         if isinstance(answer, Failure):
             reason, detail = answer.reason, answer.detail
             answer = self._by_policy(call, options, answer)
-        record = Record(call.hook.name, call.loaded.name, answer, milliseconds, reason, detail, _recipient(scope))
-        keep(scope, record)
-        return record
+        return Record(call.hook.name, call.loaded.name, answer, milliseconds, reason, detail, recipient_of(scope))
 
     @staticmethod
     async def _answer(
@@ -220,15 +287,17 @@ class Pipeline:
         if timeout_s <= 0:
             return Failure("timeout", "no time was left")
         before = steering(scope)
-        holder = _log_context(scope)
+        holder = holder_of(scope)
         token = account.set(Account(holder.spending if isinstance(holder, Transaction) else None))
+        limit = of_hook.set(Deadline.after(timeout_s))
         try:
             answer = await call(arguments, timeout_s)
         finally:
+            of_hook.reset(limit)
             account.reset(token)
         if steering(scope) != before:
             if not isinstance(answer, Failure):
-                _log_whitelisting(call, scope, before, options)
+                log_whitelisting(call, scope, before, options)
             if options.mode == "observe" or isinstance(answer, Failure):
                 steer_back(scope, before)
         return answer
@@ -239,6 +308,15 @@ class Pipeline:
         # In observe mode nothing is refused; queue_post and its like have nothing to refuse.
         refuses = options.mode != "observe" and DenySoft in call.hook.verdicts
         return UNAVAILABLE if refuses and policy[failure.reason] == "defer" else DECLINED
+
+
+def _groups(calls: Sequence[HookCall]) -> Iterator[tuple[HookCall, ...]]:
+    """Yield the calls in their order, neighbouring scanners together, every other alone."""
+    for scanner, neighbours in groupby(calls, key=lambda call: call.loaded.plugin.scanner):
+        if scanner:
+            yield tuple(neighbours)
+        else:
+            yield from ((call,) for call in neighbours)
 
 
 def _comparable_options(plugin: Plugin[Any], recipient: Recipient) -> object:
@@ -259,64 +337,10 @@ async def _event(loaded: LoadedPlugin, event: str) -> None:
         await asyncio.to_thread(method)
 
 
-def _session(scope: Scope) -> Session:
-    match scope:
-        case Session():
-            return scope
-        case Transaction():
-            return scope.session
-        case Recipient():
-            return scope.transaction.session
-
-
-def _log_context(scope: Scope) -> Session | Transaction:
-    return scope.transaction if isinstance(scope, Recipient) else scope
-
-
-def _recipient(scope: Scope) -> str | None:
-    return str(scope.address) if isinstance(scope, Recipient) else None
-
-
 def _skips(options: PluginOptions, scope: Scope) -> bool:
     """Return True when a plugin with these options is not to be asked."""
     return (
         options.mode == "off"
-        or (options.skip_authenticated and _session(scope).login is not None)
+        or (options.skip_authenticated and session_of(scope).login is not None)
         or (options.skip_whitelisted and scope.whitelisted)
     )
-
-
-def _log_whitelisting(call: HookCall, scope: Scope, before: Steering, options: PluginOptions) -> None:
-    """Say once whom a plugin has whitelisted, so that no check is skipped unnoticed."""
-    for whom in newly_whitelisted(scope, before):
-        fields: dict[str, Any] = {"session": _session(whom).id}
-        match whom:
-            case Session():
-                fields["client"] = whom.address
-            case Transaction():
-                fields |= {"txn": whom.id, "sender": str(whom.sender)}
-            case Recipient():
-                fields |= {"txn": whom.transaction.id, "rcpt": str(whom.address)}
-        fields |= {"plugin": call.loaded.name, "hook": call.hook.name, "by": whom.whitelist_reason}
-        _log.info("would whitelist" if options.mode == "observe" else "whitelisted", **fields)
-
-
-def keep(scope: Scope, record: Record) -> None:
-    """Put the record on the transaction (or the session, outside of one) and into the log."""
-    holder = _log_context(scope)
-    holder.records.append(record)
-    fields: dict[str, Any] = {"session": _session(scope).id}
-    if isinstance(holder, Transaction):
-        fields["txn"] = holder.id
-    fields |= {"plugin": record.plugin, "hook": record.hook, "verdict": record.verdict.kind}
-    if record.recipient is not None:
-        fields["rcpt"] = record.recipient
-    if record.verdict.text:
-        fields["text"] = record.verdict.text
-    if record.reason != "answer":
-        fields["reason"] = record.reason
-    if record.detail:
-        fields["problem"] = record.detail
-    fields["ms"] = round(record.milliseconds, 2)
-    write = _log.error if record.is_failure else _log.info
-    write("would answer" if record.reason == "observed" else "verdict", **fields)

@@ -12,20 +12,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
 from pydantic import ValidationError
 from typing_extensions import TypeVar
 
-from gatepost.errors import ConfigError
+from gatepost.errors import ConfigError, Unavailable
 from gatepost.option import Overrides, PluginOptions
+from gatepost.services.processor import in_thread
+from gatepost.services.upstream import Upstreams
 from gatepost.session import Recipient, Session, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Hashable, Sequence
     from pathlib import Path
 
     import structlog.typing
 
+    from gatepost.endpoint import Endpoint
+    from gatepost.message import Message
     from gatepost.services.dns import Resolver
     from gatepost.services.store import Store
     from gatepost.services.watched_file import WatchedFile
 
+T = TypeVar("T")
 O = TypeVar("O", bound=PluginOptions, default=PluginOptions)  # noqa: E741 - reads as Plugin[O]
 
 Scope = Session | Transaction | Recipient | None
@@ -65,11 +70,20 @@ class Plugin(Generic[O]):
     blocking: ClassVar[bool] = False
     """True: the plain `def` hooks run in a thread and may block."""
 
+    threads: ClassVar[int] = 8
+    """How many threads a `blocking` plugin has: enough to use the cores and to wait for a server, few enough that a
+    plugin gone wrong does not eat the memory."""
+
     signs: ClassVar[bool] = False
     """True: it signs the message, so its edits must be the last. `gatepost check` refuses an editor after it."""
 
     scanner: ClassVar[bool] = False
-    """True: its data_post hook only reads the message, and may stand after a plugin that signs."""
+    """True: its data_post hook judges the message as it is before the scanners next to it in the list, and runs side by
+    side with them. Verdicts count in the order of the list; edits are put together in it. It must not set options or
+    whitelist. One that makes no edits at all may stand after a plugin that signs."""
+
+    after: ClassVar[tuple[str, ...]] = ()
+    """Plugins whose results it reads: `gatepost check` refuses one of them, if loaded, that stands behind it."""
 
     options_class: ClassVar[type[PluginOptions]] = PluginOptions
 
@@ -134,6 +148,36 @@ class Plugin(Generic[O]):
         They live as long as the scope does. Another plugin's are at `scope.notes[NAME]`.
         """
         return scope.notes.setdefault(self.name, {})
+
+    async def once(self, message: Message, work: Callable[[], Awaitable[T]], *key: Hashable) -> T:
+        """Return what `work` finds in the message, which is done once for all runs and scanners that see this content.
+
+        `key` is what the result depends on beside the content, such as the user a scanner is asked for; the plugin's
+        own name is part of it. Unavailable is kept as a result is: a server that did not answer is not asked again
+        about the same message. The result is shared: do not change it.
+        """
+        found, place = message.view.found, (self.name, *key)
+        if place not in found:
+            try:
+                found[place] = await work()
+            except Unavailable as error:
+                found[place] = error
+        result = found[place]
+        if isinstance(result, Unavailable):
+            raise result
+        return cast("T", result)
+
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run what needs the processor for longer than a millisecond in one of the few threads kept for that.
+
+        For work that ends by itself: parsing, cryptography; a thread cannot be stopped. What waits for servers belongs
+        into `async def`, or into a `blocking` plugin.
+        """
+        return await in_thread(work, *arguments)
+
+    def upstreams(self, endpoints: Sequence[Endpoint]) -> Upstreams:
+        """Return a service that runs on one or several servers; made once, in `init`."""
+        return Upstreams(self.name, endpoints, self.log)
 
     def watch(self, path: Path | str, parse: Callable[[str, Path], Any]) -> WatchedFile[Any]:
         """Return a text file that is parsed now and again whenever it changes; `.value` is the newest good version.

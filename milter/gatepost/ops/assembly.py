@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gatepost.errors import ConfigError, in_order, raise_errors
 from gatepost.loader import collect_plugins
-from gatepost.ops.check.order import broken_signatures
+from gatepost.ops.check.order import broken_signatures, missing_results
 from gatepost.pipeline import Pipeline
 from gatepost.services.dns import open_resolver
 from gatepost.services.store import open_store
@@ -59,7 +59,7 @@ async def assemble(config: Config, store: Store, dns: Resolver | None = None, us
             _at_its_key(error, loaded, config) for error in failed.get(loaded.name, ()) if error.file not in uncertain
         ]
     sound = [loaded for loaded in pipeline.plugins if loaded.name not in gathering.faulty]
-    errors += broken_signatures(sound)
+    errors += broken_signatures(sound) + missing_results(sound)
     return Assembly(pipeline, in_order(errors), gathering.faulty | failed.keys())
 
 

@@ -6,6 +6,7 @@ Only what is certain is told. How a plugin sets options or whitelists is read of
 from __future__ import annotations
 
 import inspect
+import sys
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 _ORDER = {name: number for number, name in enumerate(HOOKS)}
 
+_EDITS = frozenset(
+    {"add_header", "insert_header", "change_header", "delete_header", "replace_body", "append_to_body", "replace_part"}
+)
+"""Methods of Message that can break a signature."""
+
 _AFTERWARDS = frozenset({"deny", "ok", "disconnect", "reset_transaction", "queue_post"})
 """Hooks that come after others, for whose options no plugin stands too late."""
 
@@ -35,12 +41,24 @@ def broken_signatures(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
             continue
         if loaded.plugin.signs:
             signer = signer or loaded
-        elif signer and not loaded.plugin.scanner:
+        elif signer and not (loaded.plugin.scanner and not _edits(loaded)):
             problem = (
                 f"{loaded.name} may edit the message after {signer.name}{_line(signer)} has signed it, which breaks "
                 f"the signature: put it before {signer.name} (or, if it only reads, scanner = True into its class)"
             )
             errors.append(ConfigError(problem, *loaded.place))
+    return errors
+
+
+def missing_results(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
+    """Return an error for each plugin that stands before one whose results it reads (`Plugin.after`)."""
+    errors = []
+    for place, loaded in enumerate(plugins):
+        for other in plugins[place + 1 :]:
+            shared = set(other.hooks) & set(loaded.hooks) - _AFTERWARDS
+            if shared and other.name in loaded.plugin.after and "off" not in {_mode(loaded), _mode(other)}:
+                problem = f"{loaded.name} reads what {other.name}{_line(other)} finds: put it behind {other.name}"
+                errors.append(ConfigError(problem, *loaded.place))
     return errors
 
 
@@ -117,6 +135,17 @@ def late_whitelists(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
             names = ", ".join(other.name + _line(other) for other in before)
             problem = f"{whitelist.name} exempts from plugins that are asked before it: put it before {names}"
             yield Finding.warning(problem, whitelist.place)
+
+
+def _mode(loaded: LoadedPlugin) -> str:
+    return loaded.plugin.options().mode
+
+
+def _edits(loaded: LoadedPlugin) -> bool:
+    """Return True if the plugin's file uses any method that edits a message."""
+    module = sys.modules[type(loaded.plugin).__module__]
+    functions = [*vars(module).values(), *vars(type(loaded.plugin)).values()]
+    return any(not _EDITS.isdisjoint(_names(function)) for function in functions)
 
 
 def _refuses(loaded: LoadedPlugin) -> bool:

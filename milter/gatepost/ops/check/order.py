@@ -138,7 +138,8 @@ def late_whitelists(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
 
 
 def _mode(loaded: LoadedPlugin) -> str:
-    return loaded.plugin.options().mode
+    mode: str = loaded.plugin.options().mode
+    return mode
 
 
 def _edits(loaded: LoadedPlugin) -> bool:

@@ -31,9 +31,10 @@ def code_blocks(page: str) -> list[str]:
 @pytest.fixture
 def tutorial(tmp_path: Path) -> Path:
     """The files that docs/writing-a-plugin.md tells its reader to write."""
-    plugin, test = code_blocks("docs/writing-a-plugin.md")
+    plugin, test, asking = code_blocks("docs/writing-a-plugin.md")
     (tmp_path / "no_shouting.py").write_text(plugin)
     (tmp_path / "test_no_shouting.py").write_text(test.replace("/etc/gatepost/hooks", str(tmp_path)))
+    (tmp_path / "asking.py").write_text(asking)
     (tmp_path / "no_numbers.py").write_text(code_blocks("README.md")[0])
     return tmp_path
 
@@ -61,7 +62,8 @@ def test_the_hooks_page_names_every_hook_argument_and_event() -> None:
 
 
 def test_plugins_shown_in_the_docs_pass_mypy_strict(tutorial: Path) -> None:
-    result = run_tool(tutorial, "mypy", "--strict", "no_numbers.py", "no_shouting.py", "test_no_shouting.py")
+    shown = ("no_numbers.py", "no_shouting.py", "test_no_shouting.py", "asking.py")
+    result = run_tool(tutorial, "mypy", "--strict", *shown)
     assert result.returncode == 0, result.stdout
 
 
@@ -70,6 +72,13 @@ def test_the_tutorials_test_passes_as_printed(tutorial: Path) -> None:
         tutorial, "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "test_no_shouting.py"
     )
     assert "2 passed" in result.stdout, result.stdout
+
+
+async def test_the_plugin_that_asks_a_server_runs(tutorial: Path) -> None:
+    async with gate(directory=tutorial, asking={"server": "127.0.0.1:9"}) as postfix:
+        client = postfix.client()
+        await client.send("a@example.net", "b@example.org")
+    assert client.transaction.notes == {"asking": {"score": 0.0}}
 
 
 async def test_the_readmes_plugin_refuses_what_it_says(tutorial: Path) -> None:

@@ -26,6 +26,11 @@ HOOKS = {
     "seal": "class Seal(Plugin):\n    signs = True\n    def data_post(self, t, m): ...\n",
     "edit": "class Edit(Plugin):\n    def data_post(self, t, m): ...\n",
     "scan": "class Scan(Plugin):\n    scanner = True\n    def data_post(self, t, m): ...\n",
+    "mark": (
+        "def mark(m):\n    m.add_header('X-Mark', '1')\n"
+        "class Mark(Plugin):\n    scanner = True\n    def data_post(self, t, m): mark(m)\n"
+    ),
+    "sums_up": "class SumsUp(Plugin):\n    after = ('scan', 'early')\n    def data_post(self, t, m): ...\n",
     "read": "class Read(Plugin):\n    def body(self, t, chunk): ...\n",
     "idle": "class Idle(Plugin):\n    def init(self): ...\n",
     "early": "class Early(Plugin):\n    def connect(self, s): ...\n",
@@ -123,6 +128,30 @@ async def test_an_editor_after_a_signer_is_a_mistake(told: Told, names: tuple[st
     ],
 )
 async def test_what_leaves_a_signature_whole_is_none(told: Told, names: tuple[str, ...]) -> None:
+    assert await told(tables(*names)) == []
+
+
+async def test_a_scanner_that_edits_may_not_stand_after_a_signer(told: Told) -> None:
+    (error,) = await told(tables("sign", "mark"))
+
+    assert error.startswith("4: mark may edit the message after sign (line 1) has signed it")
+    assert await told(tables("mark", "sign")) == []
+
+
+# --- plugins that read what others find
+
+
+async def test_a_plugin_in_front_of_one_whose_results_it_reads_is_a_mistake(told: Told) -> None:
+    (error,) = await told(tables("sums_up", "scan"))
+
+    assert error == "1: sums_up reads what scan (line 4) finds: put it behind scan"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("scan", "sums_up"), ("sums_up",), ("sums_up", "read"), ("sums_up", "early"), ("sums_up=observe", "spares")],
+)
+async def test_a_plugin_that_finds_all_results_is_in_its_place(told: Told, names: tuple[str, ...]) -> None:
     assert await told(tables(*names)) == []
 
 

@@ -38,6 +38,7 @@ FAILURE
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
 from pathlib import Path
@@ -62,6 +63,8 @@ PGP = re.compile(rb"^-----BEGIN PGP (?:SIGNED )?MESSAGE-----", re.MULTILINE)
 HTML_ENDS = (re.compile("</body", re.IGNORECASE), re.compile("</html", re.IGNORECASE))
 # Plain, HTML and a few more. Each edit looks at the whole message again: four hundred would take two seconds.
 MAX_TEXTS = 8
+# Codecs of Python that no mail has; they take time by the square of the length.
+NO_CHARSETS = {"punycode", "idna"}
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\r\n\t"
 
 
@@ -213,6 +216,8 @@ def decode(content: bytes, charset: str) -> tuple[str, str, str] | None:
     """
     holds_ascii = True
     try:
+        if codecs.lookup(charset).name in NO_CHARSETS:
+            raise LookupError
         holds_ascii = PRINTABLE.encode(charset) == PRINTABLE.encode()
         text = content.decode(charset)
         if text.encode(charset) == content:

@@ -180,3 +180,15 @@ async def test_the_summary_line_tells_everything_of_the_transaction() -> None:
         "reply": 250,
         "queue_id": "TESTQUEUEID",
     }
+
+
+@pytest.mark.timeout(20)
+def test_thousands_of_recipients_of_an_edited_message_do_not_hold_up_the_event_loop() -> None:
+    transaction = Transaction("s.1", Session("s", "192.0.2.1"), Address.parse("a@example.net"))
+    addresses = [Address.parse(f"{number}@example.org") for number in range(1500)]
+    message = Message.parse(b"\r\n", transaction.sender, addresses)
+    message.delete_recipient(addresses[-1])
+    fates = [fate(Recipient(address, transaction), message) for address in addresses]
+    assert fates == ["accepted"] * 1499 + ["discarded"]
+    message.quarantine("look at it")
+    assert fate(Recipient(addresses[0], transaction), message) == "held"

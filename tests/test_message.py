@@ -118,6 +118,24 @@ def test_all_fields_of_a_name_are_deleted_from_the_last_on() -> None:
     assert mail.edits == (DeleteHeader("RECEIVED", 2), DeleteHeader("RECEIVED", 1))
 
 
+@pytest.mark.timeout(20)
+def test_a_field_that_a_stranger_repeats_thousands_of_times_is_deleted_at_once() -> None:
+    mail = message(b"X-Spam: no\r\n" * 60_000 + b"Subject: a\r\n\r\n")
+    assert mail.delete_header("X-Spam", None) == len(mail.edits) == 60_000
+    assert bytes(mail.headers) == b"Subject: a\r\n"
+
+
+@pytest.mark.timeout(20)
+def test_some_of_the_fields_of_a_name_are_deleted_at_once() -> None:
+    mail = message(b"X-Spam: no\r\nX-Other: x\r\nX-Spam: 2\r\n" * 30_000 + b"\r\n")
+    assert mail.delete_header("X-Spam", range(1, 60_001, 2)) == len(mail.edits) == 30_000
+    assert set(mail.headers.get_all("X-Spam")) == {"2"}
+    assert mail.edits[-1] == DeleteHeader("X-Spam", 1)
+    assert mail.delete_header("X-Spam", ()) == mail.delete_header("X-Spam", {70_000}) == 0
+    with pytest.raises(ValueError, match="occurrence 0 is below 1"):
+        mail.delete_header("X-Spam", [0, 1])
+
+
 def test_what_is_not_there_is_neither_changed_nor_deleted() -> None:
     mail = message()
     assert mail.change_header("Date", "x") is False

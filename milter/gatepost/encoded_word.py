@@ -7,11 +7,15 @@ always uses UTF-8 and touches only the words that need it.
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 
 _WORD = re.compile(r"=\?([^?\s*]+)(?:\*[^?\s]*)?\?([BbQq])\?([^?]*)\?=")
 _WORD_LIMIT = 75
 """Characters, RFC 2047 section 2; of these 12 are `=?utf-8?q?` and `?=`."""
+
+_SLOW = frozenset({"punycode", "idna"})
+"""No charsets, but codecs of Python that take time by the square of the length: a field of 100 KB a second."""
 
 _PAYLOAD_LIMIT = _WORD_LIMIT - 12
 _BARE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
@@ -89,6 +93,8 @@ def _decode(data: bytes, charset: str) -> str:
     if not data:
         return ""
     try:
+        if codecs.lookup(charset).name in _SLOW:
+            return data.decode("ascii", "replace")
         return data.decode(charset, "replace")
     except (LookupError, ValueError):
         # No such charset, or a codec that takes no error handler (idna, undefined).

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gatepost.edit import Quarantine
 from gatepost.record import Outcome, Record
 from gatepost.session import Denial, Recipient, Transaction
 from gatepost.verdict import DECLINED, Deny, DenySoft, DenySoftDisconnect, Verdict, mildest
@@ -302,7 +301,7 @@ class Flow:
 
 def fate(recipient: Recipient, message: Message) -> Outcome:
     """Return what the edits mean for a recipient of an accepted message: held, discarded or accepted."""
-    if any(isinstance(edit, Quarantine) for edit in message.edits):
+    if message.is_quarantined:
         return "held"
     targets = recipient.targets or (recipient.address,)
     return "accepted" if any(target in message.recipients for target in targets) else "discarded"

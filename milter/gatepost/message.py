@@ -32,7 +32,7 @@ from gatepost.mime import Part, parse_structure
 from gatepost.part_edit import edit_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from email.message import EmailMessage
 
 __all__ = ["Body", "BodyWriter", "Edit", "Header", "Headers", "Message", "Part"]
@@ -205,17 +205,22 @@ class Message:
         return True
 
     @_recorded
-    def delete_header(self, name: str, occurrence: int | None = 1) -> int:
-        """Remove the `occurrence`th `name` field, from 1, or all for None; return how many were removed."""
-        places = self._places(name, occurrence or 1)
-        if occurrence is not None:
-            places = places[occurrence - 1 : occurrence]
-        # From the last: the occurrences before it keep their numbers.
-        for number, place in sorted(enumerate(places, occurrence or 1), reverse=True):
-            fields = [*self._headers]
-            del fields[place]
-            self._edit_header(DeleteHeader(name, number), fields, f"delete header {name}")
-        return len(places)
+    def delete_header(self, name: str, occurrence: int | Collection[int] | None = 1) -> int:
+        """Remove `name` fields; return how many were removed.
+
+        `occurrence` is one of them, from 1, several, or None for all.
+        """
+        wanted = None if occurrence is None else frozenset([occurrence] if isinstance(occurrence, int) else occurrence)
+        places = self._places(name, min(wanted or {1}))
+        numbers = range(1, len(places) + 1)
+        gone = {number: places[number - 1] for number in numbers if wanted is None or number in wanted}
+        if gone:
+            # All in one step, because a stranger can send thousands. From the last: those before keep their numbers.
+            removed = set(gone.values())
+            self._headers = Headers(field for place, field in enumerate(self._headers) if place not in removed)
+            self._header_edits = (*self._header_edits, *(DeleteHeader(name, number) for number in reversed(gone)))
+            self._summary = (*self._summary, *(f"delete header {name}" for _ in gone))
+        return len(gone)
 
     def _places(self, name: str, occurrence: int) -> list[int]:
         if occurrence < 1:
@@ -333,6 +338,11 @@ class Message:
     # What came of it
 
     @property
+    def is_quarantined(self) -> bool:
+        """True when Postfix is to hold the message."""
+        return self._quarantine is not None
+
+    @property
     def edits(self) -> tuple[Edit, ...]:
         """What is to be done to the message that Postfix holds, in order: header, envelope, hold, body.
 
@@ -341,8 +351,10 @@ class Message:
         edits: list[Edit] = [*self._header_edits]
         if self._sender != self._given_sender:
             edits.append(ChangeSender(self._sender))
-        edits += [AddRecipient(one) for one in self._recipients if one not in self._given_recipients]
-        edits += [DeleteRecipient(one) for one in self._given_recipients if one not in self._recipients]
+        # Sets: a message may have thousands.
+        given, wanted = frozenset(self._given_recipients), frozenset(self._recipients)
+        edits += [AddRecipient(one) for one in self._recipients if one not in given]
+        edits += [DeleteRecipient(one) for one in self._given_recipients if one not in wanted]
         if self._quarantine is not None:
             edits.append(self._quarantine)
         if self._body is not self._given_body:

@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatepost import ZoneOptions, ZoneQuestion
+from gatepost import Zone, ZoneInquiry, ZoneOptions, ZoneQuestion
+from gatepost.services.dns_table import resolver_for_test
 from gatepost.services.zone_inquiry import Finding, clean, is_certain, rule
 
 QUESTION = ZoneQuestion("client [192.0.2.1]", "1.2.0.192")
@@ -154,3 +156,21 @@ def test_a_reply_calls_the_domain_by_its_ascii_name() -> None:
 )
 def test_foreign_text_is_made_fit_for_a_reply(foreign: str, fit: str) -> None:
     assert clean(foreign) == fit
+
+
+class HostZone(Zone):
+    def takes(self, kind: str) -> bool:
+        return kind == "host"
+
+
+async def test_a_zone_is_asked_what_it_takes_and_nothing_else() -> None:
+    dns = resolver_for_test({"a.example.hosts": {"A": ["127.0.0.2"]}, "a.example.all": {"A": ["127.0.0.2"]}})
+    zones = [HostZone(zone="hosts"), Zone(zone="all")]
+    questions = [ZoneQuestion("host [a.example]", "a.example", kind) for kind in ("host", "domain")]
+    found = await ZoneInquiry(dns, structlog.get_logger(), {}).ask(zones, questions)
+    await dns.close()
+    assert [(one.zone.zone, one.question.kind) for one in found] == [
+        ("hosts", "host"),
+        ("all", "host"),
+        ("all", "domain"),
+    ]

@@ -84,6 +84,11 @@ class Resolver:
         self._loop = running_loop()
 
     @property
+    def max_queries_per_hook(self) -> int:
+        """How many questions one hook call may ask; a plugin that could ask more chooses."""
+        return self._max_per_hook
+
+    @property
     def in_flight(self) -> int:
         """How many questions are being asked, or wait for their turn."""
         return len(self._in_flight)

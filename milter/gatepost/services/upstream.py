@@ -6,8 +6,9 @@
 Theory of operation. The servers are asked in their order, each in an equal share of the time that is left; the first
 that answers is the one. A server that fails `FAILURES` times in a row is not asked for a while (a circuit breaker): it
 is spared, and so is the time of messages that would wait in vain. When the while is over, one message tries it, with
-`probe` before its question if there is one: only a server that answers the probe in `PROBE_S` is asked. The while
-doubles with each failure, up to a limit. There is no background task: no mail, no probe.
+`probe` before its question if there is one: only a server that answers the probe in `PROBE_S` is asked. Once it has,
+others need not wait until the first one's question is answered, which may be a long one; they probe it, too, until one
+question was. The while doubles with each failure, up to a limit. There is no background task: no mail, no probe.
 
 A message that comes while every server is left alone is told so at once (`Unavailable`); the plugin's `on_unavailable`
 decides what that means.
@@ -40,6 +41,10 @@ LONGEST_PAUSE_S = 60.0
 
 PROBE_S = 2.0
 """For an answer to a question that costs the server nothing."""
+
+FAIR_S = 0.1
+"""Who gives a server less time than this has learnt nothing about it when there is no answer: the time went elsewhere,
+and a slow list before it must not bring a healthy scanner into disrepute."""
 
 SPARE = 0.95
 """Of the hook's time, for the servers: what is left is for the caller to note that there was no answer."""
@@ -99,13 +104,17 @@ class Upstream:
     ) -> T:
         """Return what `work` makes of this server; raises what it raises, TimeoutError after `time_s`."""
         is_trial = self._trial = self.is_down
+        until = self._until
         try:
             async with asyncio.timeout(time_s):
                 if is_trial and probe is not None:
                     await self._probe(probe)
+                    self._trial = False
                 result = await work(self.endpoint)
         except FAULTS as error:
-            self._failed(_words(error, time_s), is_trial=is_trial)
+            if time_s >= FAIR_S or not isinstance(error, TimeoutError):
+                # Of several who tried it at the same time, the first to fail has told.
+                self._failed(_words(error, time_s), is_trial=is_trial and until == self._until)
             raise
         finally:
             if is_trial:

@@ -124,6 +124,10 @@ class Zone(BaseModel):
         """True if a listing speaks for whom it names."""
         return self.action == "allow" or (self.action in {None, "score"} and self.score < 0)
 
+    def takes(self, kind: str) -> bool:
+        """Return True if the list is to be asked questions of that kind: of any, unless a subclass knows kinds."""
+        return True
+
     def lists(self, answers: Iterable[IPv4Address]) -> bool:
         """Return True if these A records are a listing; none at all are not.
 

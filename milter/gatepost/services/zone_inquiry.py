@@ -48,18 +48,27 @@ _NOT_ASCII = re.compile(r"[^\x20-\x7e]")
 
 @dataclass(frozen=True, slots=True)
 class ZoneQuestion:
-    """One thing that lists are asked about: `subject` as replies name it, `name` as it stands before the zone."""
+    """One thing that lists are asked about: `subject` as replies name it, `name` as it stands before the zone.
+
+    `kind` chooses the lists that are asked, those whose `takes` says so.
+    """
 
     subject: str
     name: str
+    kind: str = ""
 
     @classmethod
     def client(cls, ip: IPv4Address | IPv6Address) -> ZoneQuestion:
         """Ask about a client's address."""
-        return cls(f"client [{ip}]", reversed_name(ip))
+        return cls.address("client", ip)
 
     @classmethod
-    def domain(cls, what: str, domain: str) -> ZoneQuestion | None:
+    def address(cls, what: str, ip: IPv4Address | IPv6Address, kind: str = "") -> ZoneQuestion:
+        """Ask about an address, which replies call `what`."""
+        return cls(f"{what} [{ip}]", reversed_name(ip), kind)
+
+    @classmethod
+    def domain(cls, what: str, domain: str, kind: str = "") -> ZoneQuestion | None:
         """Ask about a domain, which replies call `what`; None for what no list of domains has.
 
         That is no name at all, one of a single label, and an address: some lists answer any question about one with a
@@ -69,7 +78,7 @@ class ZoneQuestion:
         name = to_host(dns_name) if dns_name else ""
         if not is_host_name(name) or "." not in name or name.rpartition(".")[2].isdigit():
             return None
-        return cls(f"{what} [{name}]", name)
+        return cls(f"{what} [{name}]", name, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ class ZoneInquiry:
         Raises Unavailable when zones that gave no answer could change that, as the module says.
         """
         # The same name twice, as sender and as HELO name, is one question.
-        unique = {question.name: question for question in reversed(list(questions))}
+        unique = {(question.name, question.kind): question for question in reversed(list(questions))}
         findings = await self.ask(options.zones, list(reversed(unique.values())))
         ruling = rule(options, [finding for finding in findings if finding.listed])
         silent = [finding for finding in findings if finding.listed is None]
@@ -119,8 +128,8 @@ class ZoneInquiry:
         return await self._refusal(ruling)
 
     async def ask(self, zones: Iterable[Zone], questions: Sequence[ZoneQuestion]) -> list[Finding]:
-        """Ask every zone about everything, side by side; the findings come zone by zone, in the order given."""
-        pairs = [(zone, question) for zone in zones for question in questions]
+        """Ask every zone about all it takes, side by side; the findings come zone by zone, in the order given."""
+        pairs = [(zone, question) for zone in zones for question in questions if zone.takes(question.kind)]
         async with asyncio.TaskGroup() as group:
             for name in dict.fromkeys(_full_name(zone, question) for zone, question in pairs):
                 if name not in self._answers and name not in self._problems:

@@ -12,12 +12,13 @@ from gatepost.action import Action, denial, parse_action
 from gatepost.address import Address
 from gatepost.errors import ConfigError, ConfigErrors, Unavailable
 from gatepost.message import Body, Header, Headers, Message, Part
-from gatepost.option import Fixed, Overrides, PluginOptions
+from gatepost.option import Fixed, NeedsEdge, Overrides, PluginOptions
 from gatepost.plugin import Plugin
 from gatepost.quantity import Duration, Size
 from gatepost.services.address_list import AddressList, Listing
 from gatepost.services.client_table import ClientTable, split_client_line
 from gatepost.services.list_file import parse_lines
+from gatepost.services.network import PRIVATE_NETWORKS
 from gatepost.services.store import Entry, Keep, Put, Remove
 from gatepost.services.watched_file import WatchedFile
 from gatepost.services.zone import Zone, ZoneOptions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gatepost.services.zone_inquiry import ZoneInquiry, ZoneQuestion
 
 __all__ = [
+    "PRIVATE_NETWORKS",
     "Action",
     "Address",
     "AddressList",
@@ -55,6 +57,7 @@ __all__ = [
     "Listing",
     "Message",
     "Mx",
+    "NeedsEdge",
     "Ok",
     "Overrides",
     "Part",

@@ -4,6 +4,9 @@ Negotiation comes before Postfix says which service it speaks for, so every sess
 {daemon_name} then tells them apart at CONNECT: the inner smtpd has the content door; with `[milter] edge = true` any
 other service has the edge door. What each does with its callbacks is in `content` and `edge`.
 
+Which macros Postfix sends is negotiated, too, so that no list in main.cf (milter_connect_macros and its like) has a say
+in what a session knows, and what nobody reads is not sent.
+
 Fails closed: an exception in a callback is a 451, a session that matches no transaction is turned away while content
 hooks are loaded, and Postfix's services carry `milter_default_action=tempfail`.
 
@@ -53,6 +56,18 @@ _EDITS = (
     | milter.CHGFROM
     | milter.QUARANTINE
 )
+_MACROS = {
+    milter.M_CONNECT: "{daemon_name} {daemon_addr} {daemon_port}",
+    milter.M_HELO: "{tls_version} {cipher} {cert_subject} {cert_issuer}",
+    milter.M_ENVFROM: "{auth_authen} {auth_type} {auth_author}",
+    milter.M_ENVRCPT: "{rcpt_mailer} {rcpt_host} {rcpt_addr}",
+}
+"""All that `edge` and this file read, by stage. The end of a message has only {i}."""
+
+_MACROS_OF_CONTENT = {milter.M_CONNECT: "{daemon_name}", milter.M_ENVFROM: "{auth_authen}"}
+"""Without the edge. Nobody logs in at the inner smtpd: that one is there because libmilter takes no empty list."""
+
+
 _NEVER = milter.P_NODATA | milter.P_NOEOH
 _NOT_FOR_CONTENT = milter.P_NOHELO | milter.P_NORCPT | milter.P_NOUNKNOWN
 _NO_REPLY = milter.P_NR_HDR | milter.P_NR_BODY
@@ -129,7 +144,7 @@ class MilterDoor:
         milter.set_abort_callback(self._on_abort)
         milter.set_close_callback(self._on_close)
         milter.set_exception_policy(milter.CONTINUE)
-        milter.set_flags(_EDITS)
+        milter.set_flags(_EDITS | milter.SETSYMLIST)
         milter.register("gatepost", negotiate=self._on_negotiate, unknown=self._on_unknown)
         umask = os.umask(0o117)
         try:
@@ -186,7 +201,12 @@ class MilterDoor:
             skip |= _NOT_FOR_CONTENT
             # With nothing to look at, the whole session is accepted at CONNECT, which must be answered for that.
             no_reply |= milter.P_NR_CONN & offered if needs else 0
-        options[0] = offered_actions & _EDITS if "edit" in needs else 0
+        options[0] = offered_actions & (_EDITS if "edit" in needs else 0)
+        if offered_actions & milter.SETSYMLIST:
+            # Postfix 3.7 offers it whatever milter_protocol says. Where nobody offers it, main.cf's lists count.
+            options[0] |= milter.SETSYMLIST
+            for stage, macros in (_MACROS if self._board.edge else _MACROS_OF_CONTENT).items():
+                ctx.setsymlist(stage, macros)
         options[1] = offered & (skip | no_reply | milter.P_HDR_LEADSPC)
         options[2] = options[3] = 0
         ctx.setpriv(_Session(frozenset(covered), no_reply))

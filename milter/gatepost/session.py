@@ -52,12 +52,13 @@ class Session:
     esmtp: bool = True
     """True when the client greeted with EHLO. The edge door is not told: until the proxy door is, True."""
     login: str | None = None
-    """The SASL login, as of the latest MAIL; None if the client had not logged in by then, and without the edge."""
+    """The SASL login, as of the latest greeting or MAIL; None if the client had not logged in by then, and without the
+    edge door."""
     sasl_method: str | None = None
     """The SASL mechanism of the login (`PLAIN`); known and None as `login` is."""
     sasl_sender: str | None = None
-    """The AUTH= of the latest MAIL, for whom the client says that it submits (RFC 4954); None if it gave none, and
-    without the edge door. A stranger may say so, too: believe it of a `login` alone."""
+    """The AUTH= of the latest MAIL, for whom the client says that it submits (RFC 4954); None if it gave none or had
+    not logged in, and without the edge door."""
     tls_version: str | None = None
     """`TLSv1.3`, known from the first HELO under TLS on; None without TLS, and without the edge door."""
     tls_cipher: str | None = None

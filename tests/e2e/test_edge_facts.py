@@ -44,6 +44,9 @@ def tell(log, hook, session):
 """
 MEMBERS = """
 class Members(Plugin):
+    def helo(self, session, name):
+        self.log.info("greeted", login=session.login)
+
     def rcpt(self, transaction, recipient):
         return None if transaction.authenticated else DenySoft("members only")
 """
@@ -142,8 +145,9 @@ def test_a_recipient_that_postfix_refused_is_known_with_its_text(facts: Gate) ->
 
 
 @pytest.mark.usefixtures("edge_gate")
-def test_a_login_counts_from_the_next_mail_until_starttls_forgets_it(gate: Gate, authority: Authority) -> None:
+def test_a_login_counts_from_the_next_command_until_starttls_forgets_it(gate: Gate, authority: Authority) -> None:
     gate.use(hooks={"members": MEMBERS}, milter={"edge": True})
+    seen = gate.daemon.log_size()
 
     def reply(client: SmtpClient) -> bytes:
         (reply,) = client.transaction(b"rcpt@example.org")
@@ -164,6 +168,9 @@ def test_a_login_counts_from_the_next_mail_until_starttls_forgets_it(gate: Gate,
         assert reply(client) == b"250"
     with gate.client() as client:
         assert reply(client) == b"450", "a session of its own"
+    at_greetings = re.findall(r"event=greeted .*login=(\S+)", gate.daemon.log(seen))
+    ada = f"ada@{REALM}"
+    assert at_greetings == ["-", ada, "-", "-"], "known at once, and forgotten at once"
 
 
 @pytest.mark.usefixtures("edge_gate")

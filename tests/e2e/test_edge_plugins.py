@@ -134,8 +134,12 @@ def test_a_client_has_so_many_connections_and_no_more(edge: Gate) -> None:
 
 
 def test_of_clients_that_come_all_at_once_each_has_its_number(edge: Gate) -> None:
+    # Before XCLIENT all of them come from 127.0.0.1.
     edge.use(
-        '[[plugin]]\nname = "hosts_allow"\nfile = "hosts"\nmax_connections = 5\n', files={"hosts": ""}, milter=EDGE
+        '[[plugin]]\nname = "client_options"\nfile = "clients"\n'
+        '[[plugin]]\nname = "hosts_allow"\nfile = "hosts"\nmax_connections = 5\n',
+        files={"hosts": "", "clients": "127.0.0.1: hosts_allow.max_connections=0\n"},
+        milter=EDGE,
     )
     addresses = [f"192.0.2.{number}" for number in (1, 2, 3)] + ["IPV6:2001:db8::1"]
 

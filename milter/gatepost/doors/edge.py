@@ -65,7 +65,9 @@ class EdgeSession:
     def helo(self, ctx: Any, name: str) -> int:
         """Answer a greeting."""
         tls = Tls(*(macro(ctx, one) for one in ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}")))
-        return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, deadline))
+        # One who greets again after logging in is still known; one who begins TLS anew no longer.
+        login = Login(macro(ctx, "{auth_authen}"), macro(ctx, "{auth_type}"))
+        return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, login, deadline))
 
     def unknown(self, ctx: Any, verb: str) -> int:
         """Answer what is no command."""
@@ -73,7 +75,9 @@ class EdgeSession:
 
     def mail(self, ctx: Any, arguments: Sequence[bytes]) -> int:
         """Answer MAIL."""
-        login = Login(*(macro(ctx, one) for one in ("{auth_authen}", "{auth_type}", "{auth_author}")))
+        name = macro(ctx, "{auth_authen}")
+        # Postfix passes on what a stranger says of himself, too: whom only a login may speak for (RFC 4954 section 5).
+        login = Login(name, macro(ctx, "{auth_type}"), macro(ctx, "{auth_author}") if name else None)
         argument = b"FROM:" + b" ".join(arguments)
         return self._ask(ctx, lambda deadline: self._visit.mail(argument, login, deadline))
 

@@ -58,7 +58,7 @@ _EDITS = (
 )
 _MACROS = {
     milter.M_CONNECT: "{daemon_name} {daemon_addr} {daemon_port}",
-    milter.M_HELO: "{tls_version} {cipher} {cert_subject} {cert_issuer}",
+    milter.M_HELO: "{tls_version} {cipher} {cert_subject} {cert_issuer} {auth_authen} {auth_type}",
     milter.M_ENVFROM: "{auth_authen} {auth_type} {auth_author}",
     milter.M_ENVRCPT: "{rcpt_mailer} {rcpt_host} {rcpt_addr}",
 }
@@ -83,13 +83,15 @@ _Arguments = ParamSpec("_Arguments")
 class _Session:
     """One milter session, of whichever door."""
 
-    __slots__ = ("content", "covered", "edge", "key", "name", "no_reply")
+    __slots__ = ("content", "covered", "edge", "has_edge", "key", "name", "no_reply")
 
-    def __init__(self, covered: frozenset[Part], no_reply: int) -> None:
+    def __init__(self, covered: frozenset[Part], no_reply: int, *, has_edge: bool) -> None:
         self.covered = covered
         """What was negotiated."""
         self.no_reply = no_reply
         """The callbacks that are not answered, of those negotiated."""
+        self.has_edge = has_edge
+        """Whether the edge was on when this was negotiated: a reload may come between that and CONNECT."""
         self.content: ContentSession | None = None
         self.edge: EdgeSession | None = None
         self.key: Key | None = None
@@ -181,7 +183,7 @@ class MilterDoor:
 
     def _on_negotiate(self, ctx: Any, options: list[int]) -> int:
         offered_actions, offered = options[0], options[1]
-        needs = self._board.milter_needs()
+        needs, has_edge = self._board.milter_needs(), self._board.edge
         covered = set(needs)
         skip = _NEVER
         if "header" not in needs:
@@ -193,7 +195,7 @@ class MilterDoor:
         if offered_actions & _EDITS != _EDITS:
             covered.discard("edit")
         no_reply = _NO_REPLY & offered if needs else 0
-        if self._board.edge:
+        if has_edge:
             # RCPT is answered, not P_NR_RCPT: what is not answered stays in smtpd's buffer until something else is
             # (`milter8_event`), and a client that only guesses recipients would never be heard of.
             skip |= milter.P_RCPT_REJ
@@ -205,11 +207,11 @@ class MilterDoor:
         if offered_actions & milter.SETSYMLIST:
             # Postfix 3.7 offers it whatever milter_protocol says. Where nobody offers it, main.cf's lists count.
             options[0] |= milter.SETSYMLIST
-            for stage, macros in (_MACROS if self._board.edge else _MACROS_OF_CONTENT).items():
+            for stage, macros in (_MACROS if has_edge else _MACROS_OF_CONTENT).items():
                 ctx.setsymlist(stage, macros)
         options[1] = offered & (skip | no_reply | milter.P_HDR_LEADSPC)
         options[2] = options[3] = 0
-        ctx.setpriv(_Session(frozenset(covered), no_reply))
+        ctx.setpriv(_Session(frozenset(covered), no_reply, has_edge=has_edge))
         return milter.CONTINUE
 
     @_guarded
@@ -218,7 +220,7 @@ class MilterDoor:
         session.name = macro(ctx, "{daemon_name}")
         if family in {socket.AF_INET, socket.AF_INET6} and address[1]:
             session.key = (address[0], address[1])
-        if session.name != DAEMON_NAME and self._board.edge and session.key is not None:
+        if session.name != DAEMON_NAME and session.has_edge and self._board.edge and session.key is not None:
             session.edge = EdgeSession(self._board, self._crossing)
             return session.edge.connect(ctx, name, session.key)
         if not session.covered and not self._board.milter_needs():

@@ -54,11 +54,11 @@ class Tls(NamedTuple):
 
 
 class Login(NamedTuple):
-    """SASL facts at MAIL; all None for a client that has not logged in."""
+    """SASL facts at a greeting or MAIL; all None for a client that has not logged in. `sender` comes with MAIL."""
 
     name: str | None
     method: str | None
-    sender: str | None
+    sender: str | None = None
 
 
 class Visit:
@@ -95,7 +95,7 @@ class Visit:
             with self._on_pipeline(entry) as pipeline:
                 return _reply(await hooks_of.connect(pipeline, session, deadline))
 
-    async def helo(self, name: str, tls: Tls, deadline: Deadline) -> Reply | None:
+    async def helo(self, name: str, tls: Tls, login: Login, deadline: Deadline) -> Reply | None:
         """Take note of one greeting; each is judged by itself, and a denial given at MAIL, unless it is a 421.
 
         Postfix would answer 250 with any other denial, too, but refuse every later command with it: logging in,
@@ -110,6 +110,7 @@ class Visit:
             session.helo = name
             session.esmtp = True  # as good a guess as any; what an earlier greeting was says nothing about this one
             session.tls_version, session.tls_cipher, session.cert_subject, session.cert_issuer = tls
+            session.login, session.sasl_method, session.sasl_sender = login
             with self._on_pipeline(entry) as pipeline:
                 reply = _reply(await hooks_of.helo(pipeline, session, deadline))
             return reply if reply is not None and reply.code == 421 else None

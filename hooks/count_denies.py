@@ -11,11 +11,14 @@ OPTIONS
 
 REPLIES
     521 too many refused commands
-    421 too many refused commands   when the last refusal was one for now: a client that was only asked to come again
-                                    later must not lose its mail for good
+    421 too many refused commands   when the last refusal was one for now, or Postfix's own, after which it stands in
+                                    place of another command's reply: what nobody has refused must not be lost for good
 
     After a recipient that Postfix refused, with its own reply, the hang-up comes at the client's next MAIL, unknown
-    command or recipient that Postfix accepts, or in place of the refusal of its message.
+    command or recipient that Postfix accepts, or in place of the refusal of its message: Postfix listens to no milter
+    about what it refuses itself. Who does nothing but guess recipients, in one message, is hung up on by Postfix, after
+    smtpd_hard_error_limit (20) errors. Keep that above the number of recipients that greylist and its like may defer in
+    one message: they count there, too. `karma` keeps such a client away when it comes again.
 
 FAILURE
     None: it needs no service.

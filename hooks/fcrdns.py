@@ -30,7 +30,8 @@ REPLIES
     450 4.7.25 your address 192.0.2.1 has no name
     450 4.7.25 none of the names of your address 192.0.2.1 leads back to it
     450 4.7.25 the name of your address 192.0.2.1, ip-192-0-2-1.pool.example.net, is that of no mail server
-    At connect with the edge door they come at MAIL, for in place of the banner Postfix has only words of its own.
+    At connect with the edge door they come at MAIL: Postfix greets whom "defer" concerns, and says to others, in place
+    of the banner, `554 HOST ESMTP not accepting connections` or `421 HOST Service unavailable - try again later`.
 
 FAILURE
     When DNS gives no answer that would confirm a name or prove that there is none, on_unavailable decides: "defer"
@@ -41,12 +42,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import IPvAnyNetwork
 
-from gatepost import Action, Fixed, Plugin, PluginOptions, denial
+from gatepost import PRIVATE_NETWORKS, Action, Fixed, Plugin, PluginOptions, denial
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
     from gatepost import Recipient, Session, Transaction, Verdict
 
 Ip: TypeAlias = "IPv4Address | IPv6Address"
-
-PRIVATE = (
-    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7", "fe80::/10",
-)  # fmt: skip
 
 WORDS = (
     "adsl", "broadband", "cable", "cust", "customer", "dhcp", "dial", "dialin", "dialup", "dsl", "dyn", "dynamic",
@@ -76,7 +72,7 @@ class Options(PluginOptions):
     unconfirmed: Action = "defer"
     generic: Action = "allow"
     generic_words: tuple[str, ...] = WORDS
-    skip_networks: tuple[IPvAnyNetwork, ...] = tuple(map(ip_network, PRIVATE))
+    skip_networks: tuple[IPvAnyNetwork, ...] = PRIVATE_NETWORKS
     at: Annotated[Literal["rcpt", "connect"], Fixed] = "rcpt"
     skip_authenticated: bool = True
     skip_whitelisted: bool = True

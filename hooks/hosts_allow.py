@@ -70,6 +70,7 @@ from gatepost import (
     ClientTable,
     ConfigError,
     Fixed,
+    NeedsEdge,
     Plugin,
     PluginOptions,
     Session,
@@ -86,7 +87,7 @@ class Options(PluginOptions):
 
     file: Annotated[Path, Fixed]
     default: Action = "allow"
-    max_connections: int = Field(default=0, ge=0)
+    max_connections: Annotated[int, NeedsEdge, Field(ge=0)] = 0
     ipv4_prefix: int = Field(default=32, ge=0, le=32)
     ipv6_prefix: int = Field(default=64, ge=0, le=128)
     busy_action: Action = "defer_disconnect"

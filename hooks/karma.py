@@ -3,7 +3,8 @@
 Each permanent refusal in a session is a strike, each message that Postfix has queued makes up for one. A session that
 ends with too many strikes is a bad one, one with more messages than strikes a good one. After a bad session, a client
 whose bad sessions outnumber its good ones by `negative` has a penalty: for penalty_days it is refused. So a server with
-a good past can have a bad day, and a spammer unknown to every block list gets one try a day.
+a good past can have a bad day, and a spammer unknown to every block list gets one try a day. A good past is worth so
+much and no more (`credit`): a server that was good for years and has been broken into is kept away all the same.
 
 HOOKS
     connect             reads the history of the client and its network; with at = "connect", refuses. Runs at the
@@ -21,6 +22,8 @@ OPTIONS
     network_negative    0: so too for its whole network, whose other hosts may be others'; 0: never
     domain_negative     0: so too for the sender's domain. Anybody can write any sender: penalise domains only where
                         senders are checked; 0: never
+    credit              30: so many good sessions at most are remembered beyond the bad ones. Large providers, whose
+                        servers bring good and bad, need some; 0: good sessions only make up for bad ones before them
     penalty_days        1: how long; 0.5 is half a day
     keep                ["client", "network", "domain"]: whose history is kept, for penalties and for other plugins
     history             "90d": this long after its last good or bad session, a history is forgotten
@@ -28,6 +31,8 @@ OPTIONS
     ipv6_prefix         64: so too IPv6 clients; one customer has a whole /64
     network_ipv4_prefix 24: the size of a network
     network_ipv6_prefix 48
+    skip_networks       the private and loopback networks: clients there are neither refused nor counted. A webmail
+                        server or a mailing list on this host has every mistake of its users
     action              "defer_disconnect": "defer", "deny", "deny_disconnect". The penalty ends, so that "defer" loses
                         no mail of an honest server that had a virus in the house
     text                "too much of your mail was refused lately"
@@ -38,14 +43,18 @@ OPTIONS
     With mode = "observe" histories are kept, and nobody is refused: a good beginning.
 
 NOTES, for other plugins
-    session.notes["karma"] has "score", good sessions less bad ones of the client, "network_score", and "good" and
-    "strikes" of this session: a plugin that has found something raises one of them,
+    session.notes["karma"] has
+        penalty_s       the verdict: so many seconds of a penalty are left; 0.0 if there is none
+        score           good sessions less bad ones of the client, `credit` at most
+        network_score   the same of its network
+        good, strikes   those of this session so far. A plugin that has found something raises one of them:
 
         if karma := session.notes.get("karma"):
             karma["strikes"] += 3
 
-    transaction.notes["karma"]["score"] is that of the sender's domain, from the hooks after mail on. A score is not
-    there while the store does not answer, nor where its history is not kept.
+    transaction.notes["karma"] has "penalty_s" and "score" of the sender's domain, from the hooks after mail on. Nothing
+    of what is read is there while the store does not answer, no score where its history is not kept, and nothing at all
+    of a client that is exempt.
 
 REPLIES
     421 4.7.1 too much of your mail was refused lately; try again in 23 h
@@ -55,7 +64,7 @@ REPLIES
 FAILURE
     When the store does not answer, on_unavailable decides: "defer" (451) or "pass". Histories that cannot be written
     are lost. `gatepost store list karma:` shows them as [good, bad, end of the penalty]; `gatepost store delete`
-    forgives.
+    forgives. A client, its network and its senders' domains, 20 at most, are an entry each, until `history` is over.
 """
 
 from __future__ import annotations
@@ -65,9 +74,21 @@ import math
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 
-from gatepost import Action, Duration, Fixed, Keep, Plugin, PluginOptions, Put, Transaction, Unavailable, denial
+from gatepost import (
+    PRIVATE_NETWORKS,
+    Action,
+    Duration,
+    Fixed,
+    Keep,
+    Plugin,
+    PluginOptions,
+    Put,
+    Transaction,
+    Unavailable,
+    denial,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,6 +112,7 @@ class Options(PluginOptions):
     negative: Count = 1
     network_negative: Count = 0
     domain_negative: Count = 0
+    credit: Count = 30
     penalty_days: float = Field(default=1, gt=0, le=3650)
     keep: tuple[Kind, ...] = ("client", "network", "domain")
     history: Duration = 90 * 86400
@@ -98,6 +120,7 @@ class Options(PluginOptions):
     ipv6_prefix: Ipv6Prefix = 64
     network_ipv4_prefix: Ipv4Prefix = 24
     network_ipv6_prefix: Ipv6Prefix = 48
+    skip_networks: tuple[IPvAnyNetwork, ...] = PRIVATE_NETWORKS
     action: Action = "defer_disconnect"
     text: str = "too much of your mail was refused lately"
     at: Annotated[Literal["rcpt", "connect"], Fixed] = "rcpt"
@@ -129,8 +152,8 @@ class Karma(Plugin[Options]):
     """Reads at the beginning of a session, counts in its notes, and writes at its end."""
 
     async def connect(self, session: Session) -> Verdict | None:
-        notes = self.notes(session)
-        notes.update(good=0, strikes=0)
+        if _is_exempt(session, self.options(session)):
+            return None
         try:
             await self._read_client(session)
         except Unavailable:
@@ -138,12 +161,15 @@ class Karma(Plugin[Options]):
                 raise
             # Who has logged in by the first recipient need not be kept waiting; the others are asked for again there.
             return None
-        return self._penalty(session, notes, self.options(session)) if self.options().at == "connect" else None
+        at_once = self.options().at == "connect"
+        return self._penalty(session, self.notes(session), self.options(session)) if at_once else None
 
     async def mail(
         self, transaction: Transaction, sender: Address, parameters: Mapping[str, str | None]
     ) -> Verdict | None:
         options = self.options(transaction)
+        if _is_exempt(transaction, options):
+            return None
         try:
             await self._read_domain(transaction, options)
         except Unavailable:
@@ -154,9 +180,9 @@ class Karma(Plugin[Options]):
         return self._penalty(transaction.session, self.notes(transaction), options) if at_once else None
 
     async def rcpt(self, transaction: Transaction, recipient: Recipient) -> Verdict | None:
-        if self.options().at != "rcpt":
-            return None
         options, session = self.options(recipient), transaction.session
+        if self.options().at != "rcpt" or _is_exempt(transaction, options):
+            return None
         notes, of_domain = self.notes(session), self.notes(transaction)
         if "penalty_s" not in notes:
             await self._read_client(session)
@@ -207,7 +233,8 @@ class Karma(Plugin[Options]):
 
         def enter(entry: Entry | None, now: float) -> Put[History | None]:
             known = History.read(entry)
-            made = History(known.good + is_good, known.bad + is_bad, known.penalty_until)
+            bad = known.bad + is_bad
+            made = History(min(known.good + is_good, bad + options.credit), bad, known.penalty_until)
             penalised = is_bad and 0 < options.limit(kind) <= made.bad - made.good
             if penalised:
                 made = made._replace(penalty_until=now + penalty_s)
@@ -219,6 +246,9 @@ class Karma(Plugin[Options]):
 
     async def _read_client(self, session: Session) -> None:
         notes = self.notes(session)
+        # Others count on them, also in a session that began before this plugin was loaded.
+        notes.setdefault("good", 0)
+        notes.setdefault("strikes", 0)
         options = self.options(session)
         keys = self._keys(session, options)
         read = dict(zip(keys, await self._read(list(keys.values())), strict=True))
@@ -290,10 +320,12 @@ def _domain(sender: Address) -> str:
 
 
 def _is_exempt(scope: Session | Transaction, options: Options) -> bool:
-    """Return True for who is not counted: hooks that close what was begun run for them, too."""
+    """Return True for who is neither refused nor counted: hooks that close what was begun run for them, too."""
     session = scope.session if isinstance(scope, Transaction) else scope
+    ip = session.ip
     return (
         options.mode == "off"
         or (options.skip_authenticated and session.login is not None)
         or (options.skip_whitelisted and scope.whitelisted)
+        or (ip is not None and any(ip in network for network in options.skip_networks))
     )

@@ -51,12 +51,12 @@ FAILURE
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from limits import parse
 from pydantic import Field
 
-from gatepost import Action, Charge, Plugin, PluginOptions, RateLimiter, Rates, denial
+from gatepost import Action, Charge, NeedsEdge, Plugin, PluginOptions, RateLimiter, Rates, denial
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -71,8 +71,8 @@ class Options(PluginOptions):
     client_recipients: Rates = ()
     sender: Rates = ()
     sender_recipients: Rates = ()
-    login: Rates = ()
-    login_recipients: Rates = ()
+    login: Annotated[Rates, NeedsEdge] = ()
+    login_recipients: Annotated[Rates, NeedsEdge] = ()
     recipient_domain: Rates = ()
     ipv4_prefix: int = Field(default=32, ge=0, le=32)
     ipv6_prefix: int = Field(default=64, ge=0, le=128)

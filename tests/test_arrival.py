@@ -93,17 +93,17 @@ async def test_a_recipient_that_postfix_refused_is_told_and_counted_with_its_out
         assert records == [("postfix", "rcpt_refused", "a@example.org"), ("postfix", "rcpt_refused", "b@example.org")]
 
 
-@pytest.mark.parametrize(("reply", "code"), [("550 5.1.1 unknown", 521), ("450 4.2.0 busy", 421)])
-async def test_a_hang_up_after_it_waits_for_the_next_command_that_is_answered(reply: str, code: int) -> None:
+@pytest.mark.parametrize("reply", ["550 5.1.1 unknown", "450 4.2.0 busy"])
+async def test_a_hang_up_after_it_waits_for_the_next_command_that_is_answered_and_loses_no_mail(reply: str) -> None:
     async with gate(HangsUp) as made:
         client = made.client()
         await client.mail()
         await client.rcpt("before@example.org")
         await client.refused("a@example.org", reply)
 
-        assert (await client.unrecognized()).code == code
-        assert (await client.rcpt("after@example.org")).code == code
-        assert (await client.mail()).code == code
+        assert (await client.unrecognized()).code == 421
+        assert (await client.rcpt("after@example.org")).code == 421
+        assert (await client.mail()).code == 421
 
 
 @pytest.mark.parametrize(("refusal", "code"), [(554, 521), (451, 421)])

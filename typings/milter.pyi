@@ -16,6 +16,7 @@ class milterContext:
     def delrcpt(self, recipient: str, /) -> None: ...
     def chgfrom(self, sender: str, parameters: str | None = None, /) -> None: ...
     def replacebody(self, chunk: bytes, /) -> None: ...
+    def setsymlist(self, stage: int, macros: str, /) -> None: ...
     def quarantine(self, reason: str, /) -> None: ...
     def progress(self) -> None: ...
 
@@ -60,6 +61,13 @@ CHGFROM: int
 CHGHDRS: int
 DELRCPT: int
 QUARANTINE: int
+
+SETSYMLIST: int
+
+M_CONNECT: int
+M_ENVFROM: int
+M_ENVRCPT: int
+M_HELO: int
 
 P_HDR_LEADSPC: int
 P_NOBODY: int

@@ -14,12 +14,13 @@ from gatepost.authentication import MethodResult, keep_results, method_result, r
 from gatepost.endpoint import Endpoint, Servers
 from gatepost.errors import ConfigError, ConfigErrors, Unavailable
 from gatepost.message import Body, Header, Headers, Message, Part
-from gatepost.option import Fixed, Overrides, PluginOptions
+from gatepost.option import Fixed, NeedsEdge, Overrides, PluginOptions
 from gatepost.plugin import Plugin
 from gatepost.quantity import Duration, Size
 from gatepost.services.address_list import AddressList, Listing
 from gatepost.services.client_table import ClientTable, split_client_line
 from gatepost.services.list_file import parse_lines
+from gatepost.services.network import PRIVATE_NETWORKS
 from gatepost.services.store import Entry, Keep, Put, Remove
 from gatepost.services.upstream import Upstreams
 from gatepost.services.watched_file import WatchedFile
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUTHENTICATION_RESULTS",
+    "PRIVATE_NETWORKS",
     "SERIOUS_FAULTS",
     "Action",
     "Address",
@@ -96,6 +98,7 @@ __all__ = [
     "MethodResult",
     "MimeFault",
     "Mx",
+    "NeedsEdge",
     "Ok",
     "Overrides",
     "Part",

@@ -6,7 +6,7 @@ Knows no sockets. The proxy and content doors call it, and so does `gatepost.tes
   given at MAIL. The front opens a new connection and says MAIL again after a MAIL refused otherwise (POSTFIX.md). The
   edge door, which answers the client's own MAIL, gives any of them there.
 - Our answer to a recipient that Postfix refused is not heard: a hang-up is remembered on the session, and given at the
-  next command that we answer.
+  next command that we answer. That is another recipient's or message's, so it is one for now, never for good.
 - Recipients disagree when options of a plugin with data or content hooks differ. Then the client is asked to send them
   apart (452), up to a limit, because the front counts our refusals as client errors; or each set of options is a run.
 - A message with several runs is refused only if every run refuses. Edits come from the first run that accepts.
@@ -24,7 +24,7 @@ import structlog
 
 from gatepost.record import Outcome, Record
 from gatepost.session import Denial, Recipient, Transaction
-from gatepost.verdict import DECLINED, Deny, DenySoft, DenySoftDisconnect, Verdict, mildest
+from gatepost.verdict import DECLINED, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Verdict, mildest
 from gatepost.verdict_log import keep
 
 if TYPE_CHECKING:
@@ -105,12 +105,13 @@ class Flow:
     def hang_up_after(self, code: int) -> Denial | None:
         """Return the hang-up that may stand in place of this refusal at the end of the message, None if there is none.
 
-        A message that was only put off is not lost for good: then it is one for now.
+        It is for good where the refusal is: a message that was only put off is not to be lost by it.
         """
         denial = self.hang_up
-        if denial is None or not denial.verdict.permanent or code // 100 == 5:
-            return denial
-        return Denial(denial.hook, DenySoftDisconnect(denial.verdict.text))
+        if denial is None:
+            return None
+        kind = DenyDisconnect if code // 100 == 5 else DenySoftDisconnect
+        return Denial(denial.hook, kind(denial.verdict.text))
 
     async def rcpt(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         """Decide on a recipient, new in this transaction; None means that the inner smtpd may be asked."""
@@ -138,7 +139,8 @@ class Flow:
         await self.pipeline.ask("rcpt_refused", recipient, transaction, recipient, reply, deadline=deadline)
         stands = await self.pipeline.conclude("rcpt_refused", recipient, verdict, deadline=deadline)
         if stands.disconnects and self.hang_up is None:
-            transaction.session.denial = Denial("rcpt_refused", stands)
+            # A list server with six subscribers who have left must not lose the seventh.
+            transaction.session.denial = Denial("rcpt_refused", DenySoftDisconnect(stands.text))
 
     async def _decide(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         verdict = await self.pipeline.ask("rcpt", recipient, recipient.transaction, recipient, deadline=deadline)

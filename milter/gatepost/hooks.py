@@ -62,7 +62,8 @@ _TABLE = (
         ("session", "name"),
         "The client's greeting is known, HELO or EHLO. At the edge: at each greeting, also the one after STARTTLS and "
         "one with the same name; which of the two it was is not known there (session.esmtp). It runs once more where "
-        "it denied and the client then logs in. At the proxy: right after connect; session.esmtp tells which.",
+        "it denied and the client then logs in. One that Postfix itself refuses is not told. At the proxy: right after "
+        "connect; session.esmtp tells which.",
         "Remembered until the client greets again: at the edge MAIL is refused with this reply, at the proxy every "
         "recipient is. A 421 comes at once at the edge; any other hang-up, and all at the proxy, at MAIL.",
     ),
@@ -78,8 +79,9 @@ _TABLE = (
         "mail",
         "edge, else proxy",
         ("transaction", "sender", "parameters"),
-        "MAIL FROM: the sender is known. parameters are the ESMTP ones, names in upper case. At the proxy, and only "
-        "there, a recipient has passed Postfix's own checks by then.",
+        "MAIL FROM: the sender is known. parameters are the ESMTP ones, names in upper case. One that Postfix itself "
+        "refuses at once (syntax, SIZE, smtpd_delay_reject = no) is not told. At the proxy, and only there, a "
+        "recipient has passed Postfix's own checks by then.",
         "At the edge MAIL is refused with this reply. At the proxy it is remembered: every recipient of the message "
         "is refused with it; a hang-up comes at MAIL.",
     ),
@@ -94,10 +96,12 @@ _TABLE = (
         "rcpt_refused",
         "edge",
         ("transaction", "recipient", "reply"),
-        "Postfix itself has refused the recipient: recipient.outcome is refused or deferred, reply says why. Its code "
-        "is 550 or 450, whatever Postfix's own was; text and enhanced status code are Postfix's. The deny hook "
-        "follows, too; a hang-up that it answers comes at the client's next MAIL, HELO, unknown command or recipient "
-        "that Postfix accepts, and at the end of the message in place of the inner smtpd's refusal.",
+        "Postfix itself has refused the recipient, by its tables, policies and restrictions: recipient.outcome is "
+        "refused or deferred, reply says why. Its code is 550 or 450, whatever Postfix's own was, for Postfix does not "
+        "tell that; text (without the address) and enhanced status code are Postfix's. Bad syntax and too many "
+        "recipients are not told. The deny hook follows, too; a hang-up that it answers comes at the client's next "
+        "MAIL, unknown command or recipient that Postfix accepts, a 421 at the next HELO, too, and at the end of the "
+        "message in place of the inner smtpd's refusal.",
         "",
         NOTHING,
     ),
@@ -159,7 +163,8 @@ _TABLE = (
         "reset_transaction",
         "proxy",
         ("transaction",),
-        "The transaction has ended: queued, refused, or given up by the client.",
+        "The transaction has ended: queued, refused, or given up by the client. Nobody waits for it: where these hooks "
+        "are slow, the client's next command may come before they are done.",
         "",
         NOTHING,
         closes=True,

@@ -28,6 +28,13 @@ class Fixed:
     """
 
 
+class NeedsEdge:
+    """In `max_connections: Annotated[int, NeedsEdge] = 0`: an option that does nothing without the edge door.
+
+    `gatepost check` warns where it is set, and differs from its default, while that door is off.
+    """
+
+
 class PluginOptions(BaseModel):
     """The keys that every `[[plugin]]` takes beside its name; a plugin's own options are further fields of a subclass.
 
@@ -46,7 +53,7 @@ class PluginOptions(BaseModel):
     """A hook took too long: `defer` (451) or `pass`."""
     on_unavailable: Policy = "defer"
     """A service that the plugin needs did not answer: `defer` (451) or `pass`."""
-    skip_authenticated: bool = False
+    skip_authenticated: Annotated[bool, NeedsEdge] = False
     """Do not ask this plugin about a transaction whose client has logged in (known with the edge door)."""
     skip_whitelisted: bool = False
     """Do not ask this plugin about a client, a transaction or a recipient that is whitelisted."""

@@ -52,13 +52,15 @@ class Session:
     esmtp: bool = True
     """True when the client greeted with EHLO. The edge door is not told: until the proxy door is, True."""
     login: str | None = None
-    """The SASL login, known from MAIL on; None if the client has not logged in or the edge door is off."""
+    """The SASL login, as of the latest greeting or MAIL; None if the client had not logged in by then, and without the
+    edge door."""
     sasl_method: str | None = None
-    """The SASL mechanism of the login (`PLAIN`), known from MAIL on; None where `login` is."""
+    """The SASL mechanism of the login (`PLAIN`); known and None as `login` is."""
     sasl_sender: str | None = None
-    """The client's AUTH= of MAIL, for whom it submits (RFC 4954); None if it gave none, and without the edge door."""
+    """The AUTH= of the latest MAIL, for whom the client says that it submits (RFC 4954); None if it gave none or had
+    not logged in, and without the edge door."""
     tls_version: str | None = None
-    """`TLSv1.3`, known from the HELO after STARTTLS on; None without TLS, and without the edge door."""
+    """`TLSv1.3`, known from the first HELO under TLS on; None without TLS, and without the edge door."""
     tls_cipher: str | None = None
     """The cipher, as OpenSSL names it; known and None as `tls_version` is."""
     cert_subject: str | None = None
@@ -70,8 +72,7 @@ class Session:
     daemon_address: str | None = None
     """The IP address that the client came to; None without the edge door."""
     daemon_port: int | None = None
-    """The port that the client came to; None without the edge door, and unless milter_connect_macros of the service
-    lists {daemon_port}."""
+    """The port that the client came to; None without the edge door."""
     notes: Notes = field(default_factory=dict)
     overrides: tuple[Overrides, ...] = ()
     """Option overrides for this client, the later ones stronger."""

@@ -23,7 +23,7 @@ import milter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_CALLBACKS = ("connect", "envfrom", "header", "body", "eom", "abort", "close")
+_CALLBACKS = ("connect", "helo", "envfrom", "envrcpt", "header", "body", "eom", "abort", "close")
 
 
 class CallbackTimes:

@@ -51,6 +51,8 @@ class Result:
     """CPU milliseconds of the daemon per message; None where there is no daemon."""
     main_cpu_ms: float | None
     peak_rss_bytes: int | None
+    against_ratio: float | None = None
+    """As `ratio`, but to `variant.against`; None where that is empty or was not measured."""
 
     def missed(self, allowance: float) -> bool:
         """Whether the ratio is below the target by more than `allowance`; never where nothing is asked for."""
@@ -74,6 +76,8 @@ class Result:
             "messages_per_second": round(self.rate, 1),
             "ratio": self.ratio and round(self.ratio, 4),
             "ratios": [round(ratio, 4) for ratio in self.ratios],
+            "against": self.variant.against or None,
+            "ratio_against": self.against_ratio and round(self.against_ratio, 4),
             "target": self.variant.target,
             "verdict": self.verdict(allowance),
             "cpu_ms_per_message": self.cpu_ms and round(self.cpu_ms, 3),
@@ -90,9 +94,8 @@ def summarise(
     results = []
     for variant in variants:
         mine = [several[variant.name] for several in by_round]
-        ratios: tuple[float, ...] = ()
-        if variant.name != BASELINE and all(BASELINE in several for several in by_round):
-            ratios = tuple(several[variant.name].rate / several[BASELINE].rate for several in by_round)
+        ratios = _ratios(by_round, variant.name, BASELINE) if variant.name != BASELINE else ()
+        against = _ratios(by_round, variant.name, variant.against)
         has_daemon = variant.plugins is not None
         results.append(
             Result(
@@ -103,9 +106,17 @@ def summarise(
                 cpu_ms=median(one.cpu_s / one.messages * 1000 for one in mine) if has_daemon else None,
                 main_cpu_ms=median(one.main_cpu_s / one.messages * 1000 for one in mine) if has_daemon else None,
                 peak_rss_bytes=peak_rss_bytes.get(variant.name),
+                against_ratio=median(against) if against else None,
             )
         )
     return results
+
+
+def _ratios(by_round: Sequence[Mapping[str, Round]], name: str, other: str) -> tuple[float, ...]:
+    """Return each round's ratio of one variant's rate to the other's; empty if the other was not measured."""
+    if not all(other in several for several in by_round):
+        return ()
+    return tuple(several[name].rate / several[other].rate for several in by_round)
 
 
 def noise(results: Sequence[Result]) -> float | None:
@@ -126,7 +137,10 @@ def table(results: Sequence[Result], allowance: float) -> list[str]:
             f"{one.variant.name:9} {one.rate:7.0f} {_two(one.ratio):>6} {limits:>15} {_two(one.variant.target):>7}"
             f" {_two(one.cpu_ms):>11} {_two(one.main_cpu_ms):>12} {mebibytes:>9}  {one.verdict(allowance)}".rstrip()
         )
-    return [*lines, *(f"{one.variant.name:9} is {one.variant.about}" for one in results)]
+    for one in results:
+        against = "" if one.against_ratio is None else f": {one.against_ratio:.2f} of the rate of {one.variant.against}"
+        lines.append(f"{one.variant.name:9} is {one.variant.about}{against}")
+    return lines
 
 
 def _two(value: float | None) -> str:

@@ -60,7 +60,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every variant (default 5)")
     parser.add_argument("--messages", type=int, help=f"messages per round (default: {ROUND_S:g} s of the baseline)")
     names = [variant.name for variant in VARIANTS]
-    parser.add_argument("--only", action="append", choices=names, help="only this, and the baseline; repeatable")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=names,
+        help="only this, what it is compared with, and the baseline; repeatable",
+    )
     parser.add_argument("--strict", action="store_true", help=f"no allowance for noise (else {NOISE_ALLOWANCE:.2f})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), help="event loop (default: uvloop where installed)")
@@ -75,7 +80,8 @@ def _options() -> argparse.Namespace:
 
 
 def _chosen(only: Sequence[str] | None) -> list[Variant]:
-    return [variant for variant in VARIANTS if not only or variant.name in {BASELINE, *only}]
+    against = {variant.against for variant in VARIANTS if variant.name in (only or ())}
+    return [variant for variant in VARIANTS if not only or variant.name in {BASELINE, *only, *against}]
 
 
 def _measure(variants: Sequence[Variant], options: argparse.Namespace) -> list[Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.bench.report import NOISE_ALLOWANCE, Result, Round, noise, summarise
+from tests.bench.report import NOISE_ALLOWANCE, Result, Round, noise, summarise, table
 from tests.bench.variant import BASELINE, VARIANTS, Variant
 
 ALONE = Variant(BASELINE, "", None, None)
@@ -65,5 +65,22 @@ def test_noise_is_what_two_equal_variants_differ_by() -> None:
     assert noise(summarise([ALONE], [[Round(BASELINE, 100, 1.0)]], {})) is None
 
 
-def test_every_way_through_gatepost_has_a_target_but_the_edge_which_is_compared_with_another() -> None:
-    assert {variant.name for variant in VARIANTS if variant.plugins is not None and variant.target is None} == {"edge"}
+def test_a_variant_that_is_compared_with_another_gets_its_ratio_to_that_within_each_round() -> None:
+    door = Variant("door", "", None, "", edge=True, against="fast")
+    rounds = [
+        [Round(BASELINE, 100, 1.0), Round("fast", 100, 2.0), Round("door", 100, 4.0)],
+        [Round(BASELINE, 100, 1.0), Round("fast", 100, 3.0), Round("door", 100, 6.0)],
+    ]
+    assert [one.against_ratio for one in summarise([ALONE, FAST, door], rounds, {})] == [None, None, pytest.approx(0.5)]
+    assert table(summarise([ALONE, FAST, door], rounds, {}), 0.0)[-1].endswith("0.50 of the rate of fast")
+    without = [[Round(BASELINE, 100, 1.0), Round("door", 100, 4.0)]]
+    assert summarise([ALONE, door], without, {})[1].against_ratio is None
+
+
+def test_every_way_through_gatepost_has_a_target_but_those_with_the_edge_which_have_a_counterpart_without() -> None:
+    by_name = {variant.name: variant for variant in VARIANTS}
+    without_target = [variant for variant in VARIANTS if variant.plugins is not None and variant.target is None]
+    assert [variant.edge for variant in without_target] == [True] * 2
+    for variant in without_target:
+        other = by_name[variant.against]
+        assert (other.plugins, other.files, other.edge) == (variant.plugins, variant.files, False)

@@ -1,4 +1,4 @@
-"""What the benchmark compares: Postfix alone, gatepost with four sets of plugins, and one of them with the edge door.
+"""What the benchmark compares: Postfix alone, gatepost with four sets of plugins, two of them also with the edge door.
 
 Each is configured as an administrator would do it; only the content variant has a plugin of its own, which stands here.
 """
@@ -83,6 +83,8 @@ class Variant:
     """Files beside gatepost.toml, by name; those under hooks/ are plugins."""
     edge: bool = False
     """True: the edge door stands on the front, too."""
+    against: str = ""
+    """The variant to compare it with as well; empty where the baseline is all there is to compare."""
 
 
 _FILES = (("client_options", _OPTIONS_FILE), ("aliases", _ALIASES_FILE))
@@ -92,7 +94,8 @@ VARIANTS = (
     Variant("control", "the baseline once more: how far two equal things differ in this run", None, None),
     Variant("empty", "gatepost without plugins", 1.00, ""),
     Variant("commands", "client_options, aliases, greylist, count_denies", 1.00, _COMMANDS, _FILES),
-    Variant("edge", "the same with the edge door; compare it with commands", None, _COMMANDS, _FILES, edge=True),
+    Variant("bare-edge", "empty with the edge door, which no plugin asks for", None, "", edge=True, against="empty"),
+    Variant("edge", "commands with the edge door", None, _COMMANDS, _FILES, edge=True, against="commands"),
     Variant(
         "tutorial",
         "these, loop and addsig: all of the tutorial's plugins",

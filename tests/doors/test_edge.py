@@ -49,19 +49,28 @@ def test_a_reply_of_many_lines_is_cut_to_what_libmilter_takes() -> None:
     assert context.reply[2:] == tuple(map(str, range(32)))
 
 
+def test_a_line_with_every_percent_sign_doubled_is_no_longer_than_libmilter_takes() -> None:
+    context = Context()
+    answer(context, Reply.of(550, f"{'%' * 600}\n{'x' * 600}\n{'%' * 480}", "5.7.1"))
+    assert context.reply[2:] == ("%" * 980, "x" * 500, "%" * 960)
+
+
 @pytest.mark.parametrize(
     ("enhanced", "text", "reply"),
     [
         ("5.1.1", "User unknown", Reply.of(550, "User unknown", "5.1.1")),
-        ("4.2.0", "busy", Reply.of(450, "busy", "4.2.0")),
-        ("", "", Reply.of(550, "")),
-        ("x.y", "odd", Reply.of(550, "odd")),
+        ("4.2.0", "Recipient address rejected: busy", Reply.of(450, "Recipient address rejected: busy", "4.2.0")),
+        ("5.1.6", "Recipient address rejected:     ", Reply.of(550, "Recipient address rejected:", "5.1.6")),
+        ("5.1.6 moved", "gone@example.org", None),
+        ("5.1.6", "gone@example.org", None),
+        ("example.org", "gone@example.org", None),
+        ("", "", None),
     ],
 )
-def test_postfixs_refusal_of_a_recipient_is_a_reply(enhanced: str, text: str, reply: Reply) -> None:
+def test_postfixs_refusal_of_a_recipient_is_a_reply(enhanced: str, text: str, reply: Reply | None) -> None:
     assert refused_by_postfix(enhanced, text) == reply
 
 
-@pytest.mark.parametrize(("value", "known"), [(b"x", "x"), (b"", None), (b"\xe4", None)])
-def test_a_macro_that_is_empty_or_no_text_is_unknown(value: bytes, known: str | None) -> None:
+@pytest.mark.parametrize(("value", "known"), [(b"x", "x"), (b"", None), (b"hj\xe4p", r"hj\xe4p")])
+def test_a_macro_that_is_empty_is_unknown_and_any_bytes_are_survived(value: bytes, known: str | None) -> None:
     assert macro(Context(value), "{cert_subject}") == known

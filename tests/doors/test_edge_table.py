@@ -103,6 +103,7 @@ async def test_it_is_said_goodbye_once_at_the_end_of_the_daemon_too() -> None:
         ("gürtel.example", "gürtel.example", False),
         ("gürtel.example", "g??rtel.example", False),
         ("a\x01b", "a?b", False),
+        ('<x> "y";(z)@\\', "?x???y???z???", False),
         (None, "b?d.example", True),
         ("before.example", "b\udce4d.example", True),
         ("mx.example", None, False),

@@ -123,6 +123,12 @@ def test_the_doctor_finds_nothing_with_the_edge_on_and_its_rest_once_it_is_off(
         assert doctor() == []
         with SmtpClient(postfix.front_port) as client:
             assert client.message().startswith(b"250 ")
+        daemon.configure(more={"milter": {"edge": False}})
+        assert doctor() == [(postfix.front_service, "smtpd_milters"), ("gatepost", "milter.edge")]
+        daemon.reload()
+        assert doctor() == [(postfix.front_service, "smtpd_milters")]
+        daemon.configure(more={"milter": {"edge": True}})
+        assert doctor() == [("gatepost", "milter.edge")]
     daemon.configure(more={"milter": {"edge": False}})
     with daemon:
         assert doctor() == [(postfix.front_service, "smtpd_milters")]

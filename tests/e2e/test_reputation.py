@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dns_rig import NameServer
+from tests.dns_rig import BlockList, NameServer
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def test_a_helo_name_that_lies_is_refused_at_the_recipient(gate: Gate, at: str) 
     assert rcpt(gate, "192.0.2.1", b"localhost") == (
         b"550 5.7.1 HELO name localhost refused: you are not localhost\r\n"
     )
-    assert rcpt(gate, "192.0.2.1", b"[192.0.2.9]") == b"550 5.7.1 HELO name [192.0.2.9] refused: not your address\r\n"
+    said = b"550 5.7.1 HELO name [198.51.100.9] refused: not your address\r\n"
+    assert rcpt(gate, "192.0.2.1", b"[198.51.100.9]") == said
     assert rcpt(gate, "192.0.2.1", b"MX.example.org").startswith(b"550 5.7.1 ")
     assert rcpt(gate, "IPV6:2001:db8::1", b"[IPv6:2001:db8::1]").startswith(b"250 ")
     with client_from(gate, "192.0.2.1", b"localhost") as client:
@@ -73,6 +74,31 @@ def test_a_client_without_a_name_of_its_own_is_deferred(gate: Gate, server: Name
     assert rcpt(gate, "192.0.2.2") == (b"450 4.7.25 none of the names of your address 192.0.2.2 leads back to it\r\n")
     assert rcpt(gate, "192.0.2.3") == b"450 4.7.25 your address 192.0.2.3 has no name\r\n"
     assert rcpt(gate, "10.1.2.3").startswith(b"250 ")
+
+
+def test_at_connect_without_the_edge_each_recipient_is_refused(gate: Gate, server: NameServer) -> None:
+    gate.use(f'[dns]\nnameservers = ["{server.address}"]\n[[plugin]]\nname = "fcrdns"\nat = "connect"\n')
+    with client_from(gate, "192.0.2.3") as client:
+        assert (
+            client.transaction(b"a@example.org", b"b@example.org")
+            == [b"450 4.7.25 your address 192.0.2.3 has no name\r\n"] * 2
+        )
+    with BlockList({"bl.example": ":127.0.0.2:Spam source\n192.0.2.1\n"}) as lists:
+        gate.use(
+            f'[dns]\nnameservers = ["{lists.address}"]\n[[plugin]]\nname = "whitelist"\nfile = "listed"\n'
+            '[[plugin]]\nname = "dnsbl"\nzones = ["bl.example"]\nat = "connect"\n',
+            files={"listed": "host 192.0.2.9\nhelo friend.example.com\n"},
+        )
+        said = b"554 5.7.1 Service unavailable; client [192.0.2.1] blocked using bl.example; Spam source\r\n"
+        # The list is asked before HELO is looked at: what is whitelisted later takes nothing back.
+        assert rcpt(gate, "192.0.2.1", b"friend.example.com") == said
+        assert rcpt(gate, "192.0.2.2").startswith(b"250 ")
+        gate.use(
+            f'[dns]\nnameservers = ["{lists.address}"]\n[[plugin]]\nname = "whitelist"\nfile = "listed"\n'
+            '[[plugin]]\nname = "dnsbl"\nzones = ["bl.example"]\nat = "connect"\n',
+            files={"listed": "192.0.2.0/28\n"},
+        )
+        assert rcpt(gate, "192.0.2.1").startswith(b"250 ")
 
 
 def test_a_client_that_brings_what_is_refused_is_kept_away(gate: Gate) -> None:

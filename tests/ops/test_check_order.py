@@ -51,6 +51,11 @@ HOOKS = {
         "        if self.low > self.high: raise ValueError('low is above high')\n        return self\n"
         "class Pair(Plugin[Options]):\n    def rcpt(self, t, r): ...\n"
     ),
+    "guests": (
+        "from typing import Annotated\nfrom gatepost import NeedsEdge\n"
+        "class Options(PluginOptions):\n    most: Annotated[int, NeedsEdge] = 0\n"
+        "class Guests(Plugin[Options]):\n    def rcpt(self, t, r): ...\n"
+    ),
     "loop": "class Loop(Plugin):\n    def rcpt(self, t, r): ...\n",
 }
 
@@ -92,6 +97,7 @@ def told(tmp_path: Path, store: Store) -> Told:
         found = [
             *setting.findings(config, loaded),
             *setting.overrides_that_fail(loaded, usage),
+            *setting.without_edge(config, loaded, usage),
             *order.late_setters(loaded, usage),
             *order.late_whitelists(loaded),
             *order.without_hooks(loaded),
@@ -190,6 +196,35 @@ async def test_a_plugin_that_acts_on_refusals_alone_is_told_where_nobody_refuses
     assert warning.startswith("1: warning: count_denies only acts on refusals")
     assert await told(tables("count_denies", "early")) == []
     assert await told(tables("count_denies"), sections="edge = true\n") == [], "Postfix refuses, too"
+
+
+async def test_an_option_for_the_edge_alone_is_told_where_there_is_none(told: Told) -> None:
+    guests = '[[plugin]]\nname = "guests"\nmost = {}\nskip_authenticated = {}\n'
+    assert await told(guests.format(3, "true")) == [
+        "3: warning: guests.most does nothing without the edge door: set edge = true in [milter]",
+        "4: warning: guests.skip_authenticated does nothing without the edge door: set edge = true in [milter]",
+    ]
+    assert await told(guests.format(3, "true"), sections="edge = true\n") == []
+    assert await told(guests.format(0, "false")) == []
+    assert await told(GREYLIST + "skip_authenticated = true\n") == [], "it is the default, and says nothing new"
+
+
+async def test_an_option_for_the_edge_alone_is_told_once_of_a_file(told: Told) -> None:
+    lines = "192.0.2.1: guests.most=0\n192.0.2.2: guests.most=5\n192.0.2.3: guests.most=6\n"
+    (warning,) = await told(CLIENTS + tables("guests"), clients=lines)
+    assert warning == "2: warning: guests.most does nothing without the edge door: set edge = true in [milter]"
+    assert await told(CLIENTS + tables("guests"), sections="edge = true\n", clients=lines) == []
+
+
+async def test_the_bundled_options_for_the_edge_alone(told: Told) -> None:
+    limits = '[[plugin]]\nname = "limits"\nclient = "9/hour"\nlogin = "9/hour"\nlogin_recipients = "9/hour"\n'
+    allow = '[[plugin]]\nname = "hosts_allow"\nfile = "clients"\nmax_connections = 9\n'
+    found = await told(limits + allow)
+    assert [line.split(" does nothing ")[0] for line in found] == [
+        "4: warning: limits.login",
+        "5: warning: limits.login_recipients",
+        "9: warning: hosts_allow.max_connections",
+    ]
 
 
 async def test_a_plugin_for_the_edge_alone_is_told_where_there_is_none(told: Told) -> None:

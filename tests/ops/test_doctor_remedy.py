@@ -9,7 +9,7 @@ import pytest
 
 from gatepost.config import Config, load_config
 from gatepost.ops.postfix.doctor.remedy import Remedies
-from gatepost.ops.postfix.doctor.value import elements, seconds, without_blanks
+from gatepost.ops.postfix.value import elements, seconds, without_blanks
 
 if TYPE_CHECKING:
     from pathlib import Path

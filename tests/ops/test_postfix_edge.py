@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatepost.errors import ConfigError
-from gatepost.ops.postfix import commands, milters, plan, postconf
+from gatepost.ops.postfix import commands, plan, postconf
 from gatepost.ops.postfix.fronts import Configuration
+from gatepost.ops.postfix.value import elements
 from gatepost.ops.private_postfix import PrivatePostfix, free_loopback_port
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def test_postfix_takes_the_entry_for_what_it_is(site: Site) -> None:
     site.sample("plain", *DKIM)
     site.run("apply", "--milters", "keep-front")
     value = site.postfix.postconf("-Phx", f"smtp/inet/{LIST}")
-    assert milters.elements(value) == (OURS, "inet:localhost:8891", "{ unix:/run/x, default_action=accept }")
+    assert elements(value) == (OURS, "inet:localhost:8891", "{ unix:/run/x, default_action=accept }")
 
 
 def test_the_front_waits_longer_than_a_hook_of_the_edge_may_take(site: Site) -> None:
@@ -266,6 +267,50 @@ def test_an_edge_made_by_hand_is_taken_over_and_taken_away(site: Site, spelling:
     site.edge(False)
     site.run("apply")
     assert site.milters() is None
+
+
+@pytest.mark.parametrize(
+    ("main", "listed", "left"),
+    [
+        (("gp = unix:{queue}/gatepost/milter.sock",), "$gp,inet:localhost:8891", "inet:localhost:8891"),
+        (("gp = {{ unix:gatepost/milter.sock, protocol=6 }}",), "inet:localhost:8891,${{gp}}", "inet:localhost:8891"),
+        (("all = unix:gatepost/milter.sock, $x", "x = inet:localhost:1"), "unix:/y,$all", "unix:/y,inet:localhost:1"),
+        (("x = inet:localhost:1, unix:/y",), "$x,unix:gatepost/milter.sock", "inet:localhost:1,unix:/y"),
+    ],
+)
+def test_an_edge_behind_a_variable_is_not_put_there_twice(
+    site: Site, main: tuple[str, ...], listed: str, left: str
+) -> None:
+    """Taken out of a list that a `$name` stands for, of which the rest then stands there itself."""
+    queue = site.postfix.queue_dir
+    site.sample("plain", *(line.format(queue=queue) for line in main))
+    site.set_milters(listed.format(queue=queue))
+    site.run("apply", "--milters", "keep-front")
+    assert site.milters() == f"{OURS},{left}"
+    site.run("apply", "--milters", "inner")
+    assert site.milters(site.inner) == f"unix:gatepost/milter.sock,{left}"
+    assert site.run("diff") == 0
+    site.edge(False)
+    site.run("apply", "--milters", "keep-front")
+    assert site.milters() == left
+
+
+def test_an_edge_in_main_cf_behind_a_variable_stays_there_and_does_not_come_along(site: Site) -> None:
+    site.sample("plain", "gp = unix:gatepost/milter.sock", "smtpd_milters = $gp, inet:localhost:8891")
+    site.run("apply", "--milters", "inner")
+    assert site.milters() == OURS
+    assert site.milters(site.inner) == "unix:gatepost/milter.sock,inet:localhost:8891"
+
+
+def test_an_edge_that_names_the_host_in_another_way_is_the_same(site: Site) -> None:
+    site.sample("plain")
+    site.toml.write_text(
+        f'[proxy]\nlisten = "{site.listen}"\ninner = "{site.inner.removesuffix("/inet")}"\n'
+        '[milter]\nedge = true\nsocket = "inet:127.0.0.1:9999"\n'
+    )
+    site.set_milters("inet:localhost:9999")
+    site.run("apply")
+    assert site.milters() == OURS.replace("unix:gatepost/milter.sock", "inet:127.0.0.1:9999")
 
 
 def test_a_map_of_milters_stays_in_force_and_what_that_means_is_said(

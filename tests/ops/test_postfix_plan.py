@@ -12,6 +12,7 @@ import pytest
 from gatepost.errors import ConfigError
 from gatepost.ops.postfix import entry, milters, plan, postconf
 from gatepost.ops.postfix.fronts import Configuration
+from gatepost.ops.postfix.value import elements
 
 CONFIGS = Path(__file__).parent / "postfix_configs"
 ROOT = Path(__file__).parents[2]
@@ -277,10 +278,11 @@ def test_a_milter_map_cannot_move(tmp_path: Path) -> None:
         ("", ()),
         ("inet:a:1 unix:/b,inet:c:2", ("inet:a:1", "unix:/b", "inet:c:2")),
         ("{ inet:a:1, { connect_timeout = 3s } }, unix:/b", ("{ inet:a:1, { connect_timeout = 3s } }", "unix:/b")),
+        ("${stress?{inet:a:1, unix:/b}}, unix:/c", ("${stress?{inet:a:1, unix:/b}}", "unix:/c")),
     ],
 )
 def test_a_milter_list_is_split_as_postfix_does(value: str, expected: tuple[str, ...]) -> None:
-    assert milters.elements(value) == expected
+    assert elements(value) == expected
 
 
 def test_the_documented_entries_are_what_apply_would_write(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
+
+import structlog
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 LATE_ANSWER_S = 5.0
 """How much longer than the reply's deadline the milter's thread waits for the event loop, before it answers 451."""
 
+_log = structlog.get_logger("gatepost.milter")
 Result = TypeVar("Result")
 
 
@@ -26,6 +30,7 @@ class Crossing:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._started: set[asyncio.Task[None]] = set()
 
     def run(self, work: Callable[[], Coroutine[None, None, Result]], deadline: Deadline) -> Result:
         """Run what `work` makes on the event loop and return its result; raises what it raises, or LateError.
@@ -54,3 +59,22 @@ class Crossing:
         if done.cancelled():
             raise LateError("given up by the event loop")
         return done.result()
+
+    def start(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do as `run` does for what nobody waits for, so that it can take as long as it has to.
+
+        It begins before whatever the same thread runs or starts after it. Once the loop has ended nothing happens.
+        """
+
+        def begin() -> None:
+            task = self._loop.create_task(work())
+            self._started.add(task)
+            task.add_done_callback(self._done)
+
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(begin)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._started.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("bug in the milter", exc_info=error)

@@ -10,6 +10,7 @@ the name too, and such a command is not heard of at all.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import milter
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 LINES_LIMIT = 32
 """As many lines libmilter takes for one reply (`smfi_setmlreply`)."""
+
+LINE_LIMIT_BYTES = 980
+"""As long a line libmilter takes, every % in it doubled (MAXREPLYLEN in libmilter/smfi.c): what is longer is an error,
+and the client would get a 451 of nobody's making."""
+
+_ENHANCED = re.compile(r"[45]\.\d{1,3}\.\d{1,3}", re.ASCII)
 
 _log = structlog.get_logger("gatepost.edge")
 
@@ -58,7 +65,9 @@ class EdgeSession:
     def helo(self, ctx: Any, name: str) -> int:
         """Answer a greeting."""
         tls = Tls(*(macro(ctx, one) for one in ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}")))
-        return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, deadline))
+        # One who greets again after logging in is still known; one who begins TLS anew no longer.
+        login = Login(macro(ctx, "{auth_authen}"), macro(ctx, "{auth_type}"))
+        return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, login, deadline))
 
     def unknown(self, ctx: Any, verb: str) -> int:
         """Answer what is no command."""
@@ -66,7 +75,9 @@ class EdgeSession:
 
     def mail(self, ctx: Any, arguments: Sequence[bytes]) -> int:
         """Answer MAIL."""
-        login = Login(*(macro(ctx, one) for one in ("{auth_authen}", "{auth_type}", "{auth_author}")))
+        name = macro(ctx, "{auth_authen}")
+        # Postfix passes on what a stranger says of himself, too: whom only a login may speak for (RFC 4954 section 5).
+        login = Login(name, macro(ctx, "{auth_type}"), macro(ctx, "{auth_author}") if name else None)
         argument = b"FROM:" + b" ".join(arguments)
         return self._ask(ctx, lambda deadline: self._visit.mail(argument, login, deadline))
 
@@ -74,17 +85,19 @@ class EdgeSession:
         """Take note of a recipient that Postfix has refused; the others are the proxy's."""
         if macro(ctx, "{rcpt_mailer}") != "error":
             return milter.CONTINUE
-        argument = b"TO:" + b" ".join(arguments)
         reply = refused_by_postfix(macro(ctx, "{rcpt_host}") or "", macro(ctx, "{rcpt_addr}") or "")
+        if reply is None:
+            return milter.CONTINUE
+        argument = b"TO:" + b" ".join(arguments)
         return self._ask(ctx, lambda deadline: self._visit.refused(argument, reply, deadline))
 
     def reset(self) -> None:
-        """The transaction is over: ABORT follows every message, delivered ones too."""
-        self._tell(self._visit.abort)
+        """The transaction is over: ABORT follows every message, delivered ones too. Nobody waits for an answer."""
+        self._crossing.start(self._visit.abort)
 
     def close(self) -> None:
-        """The client has left."""
-        self._tell(self._visit.close)
+        """The client has left; nobody waits for an answer."""
+        self._crossing.start(self._visit.close)
 
     def _ask(self, ctx: Any, work: Callable[[Deadline], Coroutine[None, None, Reply | None]]) -> int:
         deadline = Deadline.after(self._board.edge_budget_s)
@@ -95,40 +108,42 @@ class EdgeSession:
             reply = TRY_AGAIN
         return milter.CONTINUE if reply is None else answer(ctx, reply)
 
-    def _tell(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Do as `_ask` does where nobody waits for an answer."""
-        try:
-            self._crossing.run(work, Deadline.after(self._board.edge_budget_s))
-        except LateError as error:
-            _log.warning("the end of a transaction or session takes long", problem=str(error))
-
 
 def macro(ctx: Any, name: str) -> str | None:
-    """Return the value of a macro; None if Postfix has not sent it, or something that is not UTF-8."""
+    """Return the value of a macro; None if Postfix has not sent it. Bytes that are not UTF-8 stand as `\\xe4` in it.
+
+    A login may have some, or what Postfix says of a recipient: as None a user would be a stranger.
+    """
     try:
         value: str | None = ctx.getsymval(name)
-    except UnicodeDecodeError:
-        return None
+    except UnicodeDecodeError as error:
+        value = error.object.decode("utf-8", "backslashreplace")
     return value or None
 
 
-def refused_by_postfix(enhanced: str, text: str) -> Reply:
+def refused_by_postfix(enhanced: str, text: str) -> Reply | None:
     """Return the reply that Postfix gave a recipient, as its macros tell it: without the code, so that one is made up.
 
-    `smtpd_milter_eval` splits the reply and gives {rcpt_host} the enhanced status code, {rcpt_addr} the text after it.
+    `smtpd_milter_eval` splits the reply and gives {rcpt_host} the enhanced status code, {rcpt_addr} the text after the
+    address. None for a recipient that was not refused at all: one that transport_maps sends to error(8), and Postfix
+    accepts nevertheless (smtpd_reject_unlisted_recipient = no), has the next hop and the address there.
     """
-    code = 450 if enhanced.startswith("4") else 550
-    try:
-        return Reply.of(code, text, enhanced)
-    except ValueError:
-        return Reply.of(code, text)
+    if not _ENHANCED.fullmatch(enhanced) or " " not in text.strip():
+        return None
+    return Reply.of(450 if enhanced.startswith("4") else 550, text.strip(), enhanced)
 
 
 def answer(ctx: Any, reply: Reply) -> int:
     """Have libmilter give this reply to the client; return what the callback must return for that."""
     enhanced = reply.enhanced or ""
     wire = reply.encode().decode("ascii").split("\r\n")[:-1][:LINES_LIMIT]
-    # libmilter puts code and enhanced code before every line by itself, and takes a single % for a mistake.
-    lines = [line[4:].removeprefix(enhanced).lstrip().replace("%", "%%") for line in wire]
+    # libmilter puts code and enhanced code before every line by itself.
+    lines = [_escaped(line[4:].removeprefix(enhanced).lstrip()) for line in wire]
     ctx.setreply(str(reply.code), reply.enhanced, *lines)
     return milter.REJECT if reply.code // 100 == 5 else milter.TEMPFAIL
+
+
+def _escaped(line: str) -> str:
+    """Return a line as libmilter takes it: a single % would be a mistake."""
+    escaped = line.replace("%", "%%")
+    return escaped if len(escaped) <= LINE_LIMIT_BYTES else line[: LINE_LIMIT_BYTES // 2].replace("%", "%%")

@@ -4,6 +4,9 @@ Negotiation comes before Postfix says which service it speaks for, so every sess
 {daemon_name} then tells them apart at CONNECT: the inner smtpd has the content door; with `[milter] edge = true` any
 other service has the edge door. What each does with its callbacks is in `content` and `edge`.
 
+Which macros Postfix sends is negotiated, too, so that no list in main.cf (milter_connect_macros and its like) has a say
+in what a session knows, and what nobody reads is not sent.
+
 Fails closed: an exception in a callback is a 451, a session that matches no transaction is turned away while content
 hooks are loaded, and Postfix's services carry `milter_default_action=tempfail`.
 
@@ -53,6 +56,18 @@ _EDITS = (
     | milter.CHGFROM
     | milter.QUARANTINE
 )
+_MACROS = {
+    milter.M_CONNECT: "{daemon_name} {daemon_addr} {daemon_port}",
+    milter.M_HELO: "{tls_version} {cipher} {cert_subject} {cert_issuer} {auth_authen} {auth_type}",
+    milter.M_ENVFROM: "{auth_authen} {auth_type} {auth_author}",
+    milter.M_ENVRCPT: "{rcpt_mailer} {rcpt_host} {rcpt_addr}",
+}
+"""All that `edge` and this file read, by stage. The end of a message has only {i}."""
+
+_MACROS_OF_CONTENT = {milter.M_CONNECT: "{daemon_name}", milter.M_ENVFROM: "{auth_authen}"}
+"""Without the edge. Nobody logs in at the inner smtpd: that one is there because libmilter takes no empty list."""
+
+
 _NEVER = milter.P_NODATA | milter.P_NOEOH
 _NOT_FOR_CONTENT = milter.P_NOHELO | milter.P_NORCPT | milter.P_NOUNKNOWN
 _NO_REPLY = milter.P_NR_HDR | milter.P_NR_BODY
@@ -68,13 +83,15 @@ _Arguments = ParamSpec("_Arguments")
 class _Session:
     """One milter session, of whichever door."""
 
-    __slots__ = ("content", "covered", "edge", "key", "name", "no_reply")
+    __slots__ = ("content", "covered", "edge", "has_edge", "key", "name", "no_reply")
 
-    def __init__(self, covered: frozenset[Part], no_reply: int) -> None:
+    def __init__(self, covered: frozenset[Part], no_reply: int, *, has_edge: bool) -> None:
         self.covered = covered
         """What was negotiated."""
         self.no_reply = no_reply
         """The callbacks that are not answered, of those negotiated."""
+        self.has_edge = has_edge
+        """Whether the edge was on when this was negotiated: a reload may come between that and CONNECT."""
         self.content: ContentSession | None = None
         self.edge: EdgeSession | None = None
         self.key: Key | None = None
@@ -129,7 +146,7 @@ class MilterDoor:
         milter.set_abort_callback(self._on_abort)
         milter.set_close_callback(self._on_close)
         milter.set_exception_policy(milter.CONTINUE)
-        milter.set_flags(_EDITS)
+        milter.set_flags(_EDITS | milter.SETSYMLIST)
         milter.register("gatepost", negotiate=self._on_negotiate, unknown=self._on_unknown)
         umask = os.umask(0o117)
         try:
@@ -166,7 +183,7 @@ class MilterDoor:
 
     def _on_negotiate(self, ctx: Any, options: list[int]) -> int:
         offered_actions, offered = options[0], options[1]
-        needs = self._board.milter_needs()
+        needs, has_edge = self._board.milter_needs(), self._board.edge
         covered = set(needs)
         skip = _NEVER
         if "header" not in needs:
@@ -178,7 +195,7 @@ class MilterDoor:
         if offered_actions & _EDITS != _EDITS:
             covered.discard("edit")
         no_reply = _NO_REPLY & offered if needs else 0
-        if self._board.edge:
+        if has_edge:
             # RCPT is answered, not P_NR_RCPT: what is not answered stays in smtpd's buffer until something else is
             # (`milter8_event`), and a client that only guesses recipients would never be heard of.
             skip |= milter.P_RCPT_REJ
@@ -186,10 +203,15 @@ class MilterDoor:
             skip |= _NOT_FOR_CONTENT
             # With nothing to look at, the whole session is accepted at CONNECT, which must be answered for that.
             no_reply |= milter.P_NR_CONN & offered if needs else 0
-        options[0] = offered_actions & _EDITS if "edit" in needs else 0
+        options[0] = offered_actions & (_EDITS if "edit" in needs else 0)
+        if offered_actions & milter.SETSYMLIST:
+            # Postfix 3.7 offers it whatever milter_protocol says. Where nobody offers it, main.cf's lists count.
+            options[0] |= milter.SETSYMLIST
+            for stage, macros in (_MACROS if has_edge else _MACROS_OF_CONTENT).items():
+                ctx.setsymlist(stage, macros)
         options[1] = offered & (skip | no_reply | milter.P_HDR_LEADSPC)
         options[2] = options[3] = 0
-        ctx.setpriv(_Session(frozenset(covered), no_reply))
+        ctx.setpriv(_Session(frozenset(covered), no_reply, has_edge=has_edge))
         return milter.CONTINUE
 
     @_guarded
@@ -198,7 +220,7 @@ class MilterDoor:
         session.name = macro(ctx, "{daemon_name}")
         if family in {socket.AF_INET, socket.AF_INET6} and address[1]:
             session.key = (address[0], address[1])
-        if session.name != DAEMON_NAME and self._board.edge and session.key is not None:
+        if session.name != DAEMON_NAME and session.has_edge and self._board.edge and session.key is not None:
             session.edge = EdgeSession(self._board, self._crossing)
             return session.edge.connect(ctx, name, session.key)
         if not session.covered and not self._board.milter_needs():

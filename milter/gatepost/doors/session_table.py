@@ -224,7 +224,8 @@ def _learn(entry: Entry, xforward: Xforward) -> None:
         entry.helo_is_new = True
 
 
-_ODD = re.compile(rb"[^!-~]")
+_ODD = re.compile(rb"""[^!-~]|[<>()\\";@]""")
+"""What is not printable, and Postfix's NEUTER_CHARACTERS (smtpd/smtpd.h), which an address in a header could hold."""
 
 
 def _as_forwarded(name: str | None) -> bytes | None:

@@ -75,7 +75,7 @@ class Switchboard:
     def uses(self, pipeline: Pipeline) -> bool:
         """Tell whether a transaction or a client's command is still on this pipeline."""
         return any(connection.pipeline is pipeline for connection in self.connections) or any(
-            visit.pipeline is pipeline for visit in self.visits
+            visit.uses(pipeline) for visit in self.visits
         )
 
     def admit(self) -> bool:

@@ -54,11 +54,11 @@ class Tls(NamedTuple):
 
 
 class Login(NamedTuple):
-    """SASL facts at MAIL; all None for a client that has not logged in."""
+    """SASL facts at a greeting or MAIL; all None for a client that has not logged in. `sender` comes with MAIL."""
 
     name: str | None
     method: str | None
-    sender: str | None
+    sender: str | None = None
 
 
 class Visit:
@@ -71,12 +71,13 @@ class Visit:
         self._flow: Flow | None = None
         """The client's transaction, until ABORT; whoever took it over."""
         self._asking: Pipeline | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._ending: dict[asyncio.Task[None], Pipeline] = {}
+        """The last hooks of transactions that are over."""
 
-    @property
-    def pipeline(self) -> Pipeline | None:
-        """The pipeline that the client's command or transaction is on; None between them."""
-        return self._flow.pipeline if self._flow is not None else self._asking
+    def uses(self, pipeline: Pipeline) -> bool:
+        """Tell whether the client's command or transaction is on this pipeline, or what a transaction leaves behind."""
+        current = self._flow.pipeline if self._flow is not None else self._asking
+        return current is pipeline or pipeline in self._ending.values()
 
     async def connect(self, arrival: Arrival, deadline: Deadline) -> Reply | None:
         """Begin, before the banner.
@@ -94,19 +95,22 @@ class Visit:
             with self._on_pipeline(entry) as pipeline:
                 return _reply(await hooks_of.connect(pipeline, session, deadline))
 
-    async def helo(self, name: str, tls: Tls, deadline: Deadline) -> Reply | None:
+    async def helo(self, name: str, tls: Tls, login: Login, deadline: Deadline) -> Reply | None:
         """Take note of one greeting; each is judged by itself, and a denial given at MAIL, unless it is a 421.
 
         Postfix would answer 250 with any other denial, too, but refuse every later command with it: logging in,
         STARTTLS and better greetings as well (`helo_cmd`, "Sendmail compatibility").
         """
         async with self._lock:
-            await self._end_transaction()
+            self._end_transaction()
+            await self._settle(deadline)
             if (entry := self._present()) is None:
                 return CLOSING
             session = entry.session
             session.helo = name
+            session.esmtp = True  # as good a guess as any; what an earlier greeting was says nothing about this one
             session.tls_version, session.tls_cipher, session.cert_subject, session.cert_issuer = tls
+            session.login, session.sasl_method, session.sasl_sender = login
             with self._on_pipeline(entry) as pipeline:
                 reply = _reply(await hooks_of.helo(pipeline, session, deadline))
             return reply if reply is not None and reply.code == 421 else None
@@ -114,6 +118,7 @@ class Visit:
     async def unknown(self, verb: str, deadline: Deadline) -> Reply | None:
         """Answer what is no command."""
         async with self._lock:
+            await self._settle(deadline)
             if (entry := self._present()) is None:
                 return CLOSING
             with self._on_pipeline(entry) as pipeline:
@@ -122,7 +127,8 @@ class Visit:
     async def mail(self, argument: bytes, login: Login, deadline: Deadline) -> Reply | None:
         """Begin a transaction; any denial is given at once."""
         async with self._lock:
-            await self._end_transaction()
+            self._end_transaction()
+            await self._settle(deadline)
             if (entry := self._present()) is None:
                 return CLOSING
             session = entry.session
@@ -160,32 +166,40 @@ class Visit:
         Not in time: ABORT is not answered, and smtpd sends it together with the next event that is (`milter8_event`).
         """
         async with self._lock:
-            await self._end_transaction()
+            self._end_transaction()
 
     async def close(self) -> None:
         """The client has left; its session ends once its last message is done. May be called twice."""
         async with self._lock:
-            await self._end_transaction()
+            self._end_transaction()
+            if self._ending:
+                await asyncio.wait(self._ending)
             self._board.visits.discard(self)
             if self._entry is not None:
                 self._board.sessions.leave(self._entry)
                 self._entry = None
 
-    async def _end_transaction(self) -> None:
-        flow = self._flow
+    def _end_transaction(self) -> None:
+        """End the transaction, if there is one that nobody took over."""
+        flow, self._flow = self._flow, None
         if flow is not None and self._entry is not None and self._entry.waiting is flow:
             self._begin_to_end(flow, None)
-        if self._ending is not None:
-            # The next transaction's hooks must not run before the last of this one's.
-            await asyncio.wait({self._ending})
-            self._ending = None
-        self._flow = None
 
     def _begin_to_end(self, flow: Flow, code: int | None) -> None:
         """End a transaction that is nobody else's, without anybody waiting for it now."""
         assert self._entry is not None
         self._entry.waiting = None
-        self._ending = asyncio.create_task(flow.end(code, Deadline.after(AFTERMATH_BUDGET_S)))
+        task = asyncio.create_task(flow.end(code, Deadline.after(AFTERMATH_BUDGET_S)))
+        self._ending[task] = flow.pipeline
+        task.add_done_callback(self._ending.pop)
+
+    async def _settle(self, deadline: Deadline) -> None:
+        """Let the last hooks of what is over go before those of the client's next command.
+
+        But only for half of the time that this command has: it must not be refused for what another left behind.
+        """
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=deadline.remaining() / 2)
 
     def _present(self) -> Entry | None:
         """Return the client's session; None once the daemon has no more time for it."""

@@ -75,6 +75,7 @@ def _cross_checks(config: Config, assembly: Assembly, usage: Usage) -> Iterator[
     plugins = [loaded for loaded in assembly.pipeline.plugins if loaded.name not in assembly.faulty]
     yield from setting.findings(config, plugins)
     yield from setting.overrides_that_fail(plugins, usage)
+    yield from setting.without_edge(config, plugins, usage)
     yield from order.late_setters(plugins, usage)
     yield from order.late_whitelists(plugins)
     yield from order.without_hooks(plugins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,15 @@ from gatepost.endpoint import Endpoint
 from gatepost.errors import ConfigError
 from gatepost.loader import bundled_directory
 from gatepost.ops.check.finding import Finding
-from gatepost.option import Overrides
+from gatepost.option import NeedsEdge, Overrides
 from gatepost.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gatepost.config import Config
-    from gatepost.loader import LoadedPlugin, Usage
+    from gatepost.loader import LoadedPlugin, Place, Usage
+    from gatepost.option import PluginOptions
 
 REPLY_MARGIN_S = 10.0
 """Every reply is given this long before proxy.front_timeout is over (docs: "Time")."""
@@ -111,10 +113,51 @@ def overrides_that_fail(plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterat
             try:
                 by_name[name].options(Session("check", "unknown", overrides=(Overrides({name: values}),)))
             except ConfigError as error:
-                file, _, line = overrides.source.rpartition(":")
-                place = (Path(file), int(line)) if line.isdecimal() else (None, None)
                 problem = f"{error.message}: change one of them, the plugin fails where they come together"
-                yield Finding.warning(problem, place)
+                yield Finding.warning(problem, _place_of(overrides))
+
+
+def without_edge(config: Config, plugins: Sequence[LoadedPlugin], usage: Usage) -> Iterator[Finding]:
+    """Warn of options that are set and do nothing while the edge door is off; in the files of plugins, of each once."""
+    if config.milter.edge:
+        return
+    marked = {loaded.name: _needing_edge(loaded) for loaded in plugins}
+    by_name = {loaded.name: loaded.plugin for loaded in plugins}
+    told: set[tuple[str, str]] = set()
+    for loaded in plugins:
+        lines = config.lines_of(loaded.name)
+        for option in sorted(_changed(loaded.plugin.options(), marked[loaded.name]) & lines.keys()):
+            yield Finding.warning(_idle(loaded.name, option), (config.file, lines[option]))
+            told.add((loaded.name, option))
+    for _, overrides in usage.overrides:
+        for name, values in overrides.values.items():
+            if not (wanted := marked.get(name, frozenset()) & values.keys()):
+                continue
+            with suppress(ConfigError):  # `overrides_that_fail` says so.
+                options = by_name[name].options(Session("check", "unknown", overrides=(Overrides({name: values}),)))
+                for option in sorted(_changed(options, wanted)):
+                    if (name, option) not in told:
+                        told.add((name, option))
+                        yield Finding.warning(_idle(name, option), _place_of(overrides))
+
+
+def _needing_edge(loaded: LoadedPlugin) -> frozenset[str]:
+    fields = type(loaded.plugin.options()).model_fields
+    return frozenset(name for name, field in fields.items() if NeedsEdge in field.metadata)
+
+
+def _changed(options: PluginOptions, names: frozenset[str]) -> set[str]:
+    fields = type(options).model_fields
+    return {name for name in names if getattr(options, name) != fields[name].get_default(call_default_factory=True)}
+
+
+def _idle(plugin: str, option: str) -> str:
+    return f"{plugin}.{option} does nothing without the edge door: set edge = true in [milter]"
+
+
+def _place_of(overrides: Overrides) -> Place:
+    file, _, line = overrides.source.rpartition(":")
+    return (Path(file), int(line)) if line.isdecimal() else (None, None)
 
 
 def _shadows(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:

@@ -73,19 +73,6 @@ def milter(socket_address: str, queue_directory: Path, *, chrooted: bool) -> str
     return reached if endpoint.path is not None else f"inet:{reached}"
 
 
-def milter_spellings(socket_address: str, queue_directory: Path) -> frozenset[str]:
-    """Every way in which an administrator may have written milter.socket in smtpd_milters."""
-    endpoint = parse(socket_address, "milter.socket")
-    if endpoint.path is None:
-        return frozenset({milter(socket_address, queue_directory, chrooted=False), f"inet:{of_endpoint(endpoint)}"})
-    paths = {endpoint.path}
-    if relative := _below(Path(endpoint.path), queue_directory):
-        # A chrooted smtpd has the queue directory for its root.
-        paths |= {str(relative), f"/{relative}"}
-    # Postfix takes both words for a UNIX-domain socket (milter/milter8.c).
-    return frozenset(f"{kind}:{path}" for kind in ("unix", "local") for path in paths)
-
-
 def inner_service(inner: str) -> Inet:
     """proxy.inner as the name of an inet service; only loopback, because that service accepts mail for anywhere."""
     address = of_endpoint(parse(inner, "proxy.inner"))

@@ -8,26 +8,22 @@ before those that stay there, so that it hears of a client that one of them refu
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gatepost.errors import ConfigError
+from gatepost.ops.postfix import place
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from gatepost.ops.postfix.fronts import Configuration
     from gatepost.ops.postfix.postconf import Service
 
 Choice = Literal["keep-front", "inner"]
 """`--milters`: the front keeps them, or they follow ours on the inner service."""
-
-_ELEMENT = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,]+")
-"""An element of smtpd_milters: a bare endpoint, or `{ inet:HOST:PORT, name=value, { name = value } }`.
-
-Blanks around `=` without braces of its own are fatal for smtpd (milter/milter.c, milter_new).
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +42,38 @@ class FrontRecord:
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """gatepost's milter: its `address` as smtpd must write it, every spelling of that, and the element of a front.
+    """gatepost's milter: its `address` as smtpd must write it, milter.socket, and the element of a front.
 
     `edge` is None while milter.edge is off.
     """
 
     address: str
-    spellings: frozenset[str]
+    socket: str
+    queue_directory: Path
     edge: str | None = None
 
-    def without(self, value: str) -> tuple[str, ...]:
-        """The milters of a list that are not ours."""
-        return tuple(one for one in elements(value) if self.spellings.isdisjoint(re.split(r"[\s,{}]+", one)))
+    def without(self, listed: Listed) -> tuple[str, ...]:
+        """The milters of a list that are not ours, as they are written there if that can be."""
+        written, expanded = elements(listed.written), elements(listed.expanded)
+        others = tuple(one for one in expanded if not self._is(one))
+        if len(written) == len(expanded):
+            return tuple(one for one, full in zip(written, expanded, strict=True) if full in others)
+        # A `$name` stands for none or several: ours can be taken out of these only.
+        return written if others == expanded else others
 
-    def is_in(self, value: str) -> bool:
+    def is_in(self, listed: Listed) -> bool:
         """Whether a list has ours."""
-        return self.without(value) != elements(value)
+        return any(map(self._is, elements(listed.expanded)))
+
+    def _is(self, element: str) -> bool:
+        return place.is_milter(element, self.socket, self.queue_directory)
 
 
-def elements(value: str) -> tuple[str, ...]:
-    """Split a value of smtpd_milters."""
-    return tuple(_ELEMENT.findall(value))
+class Listed(NamedTuple):
+    """A value of smtpd_milters: as it is written, and with every `$name` replaced."""
+
+    written: str
+    expanded: str
 
 
 def edge_element(address: str, edge_timeout_s: float) -> str:
@@ -94,10 +101,8 @@ def decide(
 ) -> FrontRecord:
     """The decision for this front: what `choice` says, else what was decided earlier; ConfigError if nobody has."""
     own = _own(configuration, front, record, ours)
-    if own == front.options.get("smtpd_milters"):
-        found = ours.without(configuration.effective(front, "smtpd_milters"))
-    else:
-        found = ours.without(configuration.expanded["smtpd_milters"] if own is None else own)
+    listed = _listed(configuration, front, own)
+    found = ours.without(Listed(listed.expanded, listed.expanded))
     maps = configuration.effective(front, "smtpd_milter_maps")
     named = ", ".join((*found, *((f"smtpd_milter_maps={maps}",) if maps else ())))
     decided = choice or (record.milters if record is not None else None)
@@ -119,7 +124,7 @@ def decide(
     edge = None
     if ours.edge is not None:
         # Our `-o` hides main.cf's list, so those that stay come along in it, as they are written there.
-        stay = () if decision == "inner" else ours.without(_listed(configuration, own))
+        stay = () if decision == "inner" else ours.without(listed)
         edge = ",".join((ours.edge, *stay))
     return FrontRecord(front.key, decision, own, edge)
 
@@ -133,17 +138,18 @@ def front_options(
     if decision.milters == "inner":
         return {"smtpd_milters": ""}
     touched = record is not None and (record.milters == "inner" or record.edge is not None)
-    if touched or ours.is_in(front.options.get("smtpd_milters", "")):
+    there = Listed(front.options.get("smtpd_milters", ""), front.expanded.get("smtpd_milters", ""))
+    if touched or ours.is_in(there):
         return {"smtpd_milters": decision.own}
     return {}
 
 
-def inner_value(configuration: Configuration, decisions: Sequence[FrontRecord], ours: Ours) -> str:
-    """smtpd_milters of the inner service: ours first, then those that moved there."""
-    moved: Mapping[str, tuple[str, ...]] = {
-        decision.service: ours.without(_listed(configuration, decision.own)) if decision.milters == "inner" else ()
-        for decision in decisions
-    }
+def inner_value(configuration: Configuration, decided: Sequence[tuple[Service, FrontRecord]], ours: Ours) -> str:
+    """smtpd_milters of the inner service: ours first, then those that moved there from the fronts."""
+    moved: dict[str, tuple[str, ...]] = {}
+    for front, decision in decided:
+        moves = decision.milters == "inner"
+        moved[front.key] = ours.without(_listed(configuration, front, decision.own)) if moves else ()
     if len(set(moved.values())) > 1:
         said = "; ".join(f"{service}: {', '.join(found) or '(none)'}" for service, found in moved.items())
         raise ConfigError(
@@ -192,20 +198,24 @@ def _own(configuration: Configuration, front: Service, record: FrontRecord | Non
             return None  # taken away by hand: main.cf's list is in force
         # The first is ours, perhaps at an address that milter.socket had then.
         written, *stayed = elements(record.edge)
-        left = [one for one in ours.without(there) if _address(one) != _address(written)]
+        left = [
+            one
+            for one in ours.without(Listed(there, front.expanded["smtpd_milters"]))
+            if place.of_milter(one) != place.of_milter(written)
+        ]
         # What somebody has added or removed since is the administrator's word, and stays so.
         return record.own if left == stayed else ",".join(left)
-    if there is None or not ours.is_in(there):
+    if there is None or not ours.is_in(listed := Listed(there, front.expanded["smtpd_milters"])):
         return there
     # The edge door, put there by hand.
-    without = ours.without(there)
-    return None if without == ours.without(configuration.main["smtpd_milters"]) else ",".join(without)
+    without = ours.without(listed)
+    return None if without == ours.without(_listed(configuration, front, None)) else ",".join(without)
 
 
-def _listed(configuration: Configuration, own: str | None) -> str:
-    """The list that a front has without gatepost, not expanded."""
-    return configuration.main["smtpd_milters"] if own is None else own
-
-
-def _address(element: str) -> str:
-    return re.split(r"[\s,{}]+", element.strip("{} \t"), maxsplit=1)[0]
+def _listed(configuration: Configuration, front: Service, own: str | None) -> Listed:
+    """The list that a front has if `own` is its `-o smtpd_milters`."""
+    if own is None:
+        return Listed(configuration.main["smtpd_milters"], configuration.expanded["smtpd_milters"])
+    if own == front.options.get("smtpd_milters"):
+        return Listed(own, front.expanded["smtpd_milters"])
+    return Listed(own, own)

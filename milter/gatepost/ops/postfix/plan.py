@@ -105,13 +105,13 @@ def make(
     _refuse_foreign(configuration, inner_key, before)
     _refuse_taken(configuration, settings, address, inner_key)
 
-    entries, decisions = [], []
+    entries, decided = [], []
     notes: list[str] = []
     for front in chosen:
         record = before.front(front.key)
         said = choice if front.key in requested else None
         decision = milters.decide(configuration, front, record, said, ours)
-        decisions.append(decision)
+        decided.append((front, decision))
         notes += milters.notes(configuration, front, decision)
         own = milters.front_options(front, record, decision, ours)
         entries.append(entry.front(front.key, configuration.known, proxy_filter, own))
@@ -120,14 +120,14 @@ def make(
         configuration.known,
         chroot=chroot,
         networks=listener.networks(address),
-        milters=milters.inner_value(configuration, decisions, ours),
+        milters=milters.inner_value(configuration, decided, ours),
         overrides=fronts.overrides(configuration, chosen),
         carried=fronts.carried(configuration, chosen),
     )
     return Plan(
         entries=(*entries, inner),
         obsolete=before.inner if before.inner != inner_key else None,
-        applied=Applied(tuple(decisions), inner_key),
+        applied=Applied(tuple(decision for _, decision in decided), inner_key),
         notes=tuple(notes),
     )
 
@@ -135,7 +135,7 @@ def make(
 def _milter(settings: Settings, queue_directory: Path, *, chrooted: bool) -> milters.Ours:
     address = listener.milter(settings.milter, queue_directory, chrooted=chrooted)
     edge = milters.edge_element(address, settings.edge_timeout_s) if settings.edge_timeout_s is not None else None
-    return milters.Ours(address, listener.milter_spellings(settings.milter, queue_directory), edge)
+    return milters.Ours(address, settings.milter, queue_directory, edge)
 
 
 def _refuse_foreign(configuration: Configuration, inner_key: str, applied: Applied) -> None:

@@ -1,4 +1,4 @@
-"""The edge door: gatepost's milter on every front is the first there, fails closed, waits long enough and is told all.
+"""The edge door: gatepost's milter on every front is the first there, fails closed and waits long enough.
 
 Nothing here is asked while milter.edge is off; that gatepost's milter is on no front then is `milters`' business.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gatepost.ops.postfix import entry, milters
-from gatepost.ops.postfix.doctor import value
+from gatepost.ops.postfix import entry, milters, value
 from gatepost.ops.postfix.doctor.finding import Finding
 
 if TYPE_CHECKING:
@@ -17,21 +16,6 @@ if TYPE_CHECKING:
 
     from gatepost.ops.postfix.doctor.examination import Examination
     from gatepost.ops.postfix.doctor.smtpd import Smtpd
-
-MACROS = {
-    "milter_connect_macros": ("{daemon_name}", "{daemon_addr}"),
-    "milter_helo_macros": ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}"),
-    "milter_mail_macros": ("{auth_type}", "{auth_authen}", "{auth_author}"),
-    "milter_rcpt_macros": ("{rcpt_mailer}", "{rcpt_host}", "{rcpt_addr}"),
-}
-"""What the edge door reads, all of it in Postfix's defaults; client name and address are arguments, not macros."""
-
-_LOST = {
-    "milter_connect_macros": "gatepost cannot tell at which service and address a client came in",
-    "milter_helo_macros": "gatepost does not know of TLS and client certificates",
-    "milter_mail_macros": "gatepost does not know who has logged in, and skip_authenticated never applies",
-    "milter_rcpt_macros": "gatepost does not learn why Postfix refused a recipient",
-}
 
 _OWN_SETTING = {"command_timeout": "milter_command_timeout", "connect_timeout": "milter_connect_timeout"}
 
@@ -46,7 +30,6 @@ def find(facts: Examination) -> Iterator[Finding]:
     for front in facts.fronts:
         yield from _list(facts, front)
         yield from _service(facts, front)
-        yield from _macros(facts, front)
 
 
 def _list(facts: Examination, front: Smtpd) -> Iterator[Finding]:
@@ -140,18 +123,3 @@ def _element(facts: Examination, front: Smtpd) -> str:
             if one.service == front.key and (wanted := one.options.get("smtpd_milters")):
                 return value.elements(wanted)[0]
     return facts.config.milter.socket
-
-
-def _macros(facts: Examination, front: Smtpd) -> Iterator[Finding]:
-    for parameter, needed in MACROS.items():
-        there = value.elements(front.text(parameter))
-        # Braces may be left out (smtpd/smtpd_milter.c, smtpd_milter_eval).
-        missing = [one for one in needed if one not in there and one.strip("{}") not in there]
-        if missing:
-            yield Finding(
-                front.key,
-                parameter,
-                f"{front.shown(parameter)} lacks {', '.join(missing)}: {_LOST[parameter]}",
-                "send it here",
-                facts.remedies.set_option(front.key, parameter, ",".join((*there, *missing))),
-            )

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gatepost.errors import ConfigError
-from gatepost.ops.postfix import entry, fronts, listener, milters, plan
-from gatepost.ops.postfix.doctor import place
+from gatepost.ops.postfix import entry, fronts, listener, milters, place, plan
 from gatepost.ops.postfix.doctor.remedy import Remedies
 from gatepost.ops.postfix.doctor.smtpd import PARAMETERS, Smtpd
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -64,12 +64,7 @@ class Examination:
 
     def is_ours(self, element: str) -> bool:
         """Whether an element of smtpd_milters is gatepost's milter, in whatever spelling."""
-        address, ours = place.of_milter(element), self.sockets["milter.socket"]
-        return ours in {
-            place.canonical(address, self.queue_directory),
-            # To a chrooted smtpd the queue directory is the root.
-            place.canonical(address.replace(":/", f":{self.queue_directory}/", 1), self.queue_directory),
-        }
+        return place.is_milter(element, self.config.milter.socket, self.queue_directory)
 
     def is_proxy(self, address: str) -> bool:
         """Whether a value of smtpd_proxy_filter is gatepost's proxy."""
@@ -145,7 +140,7 @@ def _decided(facts: Examination, applied: plan.Applied) -> tuple[plan.Applied, b
     for front in facts.fronts:
         there = applied.front(front.key)
         if there is None or there.milters is None:
-            others = [one for one in milters.elements(front.text("smtpd_milters")) if not facts.is_ours(one)]
+            others = [one for one in elements(front.text("smtpd_milters")) if not facts.is_ours(one)]
             asked = asked or bool(others or front.text("smtpd_milter_maps"))
             own = front.service.options.get("smtpd_milters")
             there = replace(there or milters.FrontRecord(front.key, own=own), milters="keep-front")
@@ -159,9 +154,7 @@ def _decided(facts: Examination, applied: plan.Applied) -> tuple[plan.Applied, b
 
 
 def _is_gateposts(facts: Examination, inner: Smtpd) -> bool:
-    return entry.is_ours(inner.service) or any(
-        facts.is_ours(one) for one in milters.elements(inner.text("smtpd_milters"))
-    )
+    return entry.is_ours(inner.service) or any(facts.is_ours(one) for one in elements(inner.text("smtpd_milters")))
 
 
 def _planned(facts: Examination, keys: Collection[str], applied: plan.Applied) -> plan.Plan | str:

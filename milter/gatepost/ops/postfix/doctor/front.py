@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gatepost.ops.postfix import listener
 from gatepost.ops.postfix.doctor.finding import MAIN, Finding
-from gatepost.ops.postfix.doctor.value import elements
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from gatepost.ops.postfix.doctor.finding import Finding
-from gatepost.ops.postfix.doctor.value import elements
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -67,7 +67,7 @@ def _gatepost(facts: Examination) -> Iterator[Finding]:
         return
     milter = facts.config.milter.socket
     try:
-        negotiate(_reachable(milter))
+        has_edge = negotiate(_reachable(milter))
     except PermissionError:
         return  # This user may not connect, and `sockets` says whether Postfix may.
     except (OSError, Unusable) as error:
@@ -75,8 +75,20 @@ def _gatepost(facts: Examination) -> Iterator[Finding]:
             GATEPOST,
             "milter.socket",
             f"gatepost's proxy answers, but its milter at {milter} does not "
-            f"({_reason(error) if isinstance(error, OSError) else error}): mail that a content hook must see gets 451",
+            f"({_reason(error) if isinstance(error, OSError) else error}): "
+            + ("every client" if facts.config.milter.edge else "mail that a content hook must see")
+            + " gets 451",
             "restart gatepost: the socket was removed, or milter.socket has changed since it started",
+            facts.remedies.restart(),
+        )
+        return
+    if has_edge is not None and has_edge != facts.config.milter.edge:
+        now, then = ("off", "on") if has_edge else ("on", "off")
+        yield Finding(
+            GATEPOST,
+            "milter.edge",
+            f"milter.edge is {now}, but {then} in the gatepost that runs: it was changed since",
+            "restart gatepost, or have it reload its configuration",
             facts.remedies.restart(),
         )
 
@@ -133,15 +145,18 @@ def greet(endpoint: Endpoint) -> frozenset[str]:
     return frozenset(line[4:].decode(errors="replace").upper().partition(" ")[0].strip() for line in lines[1:])
 
 
-def negotiate(endpoint: Endpoint) -> None:
-    """Open a milter session and leave; OSError if nothing is there, Unusable if it is no milter."""
+def negotiate(endpoint: Endpoint) -> bool | None:
+    """Open a milter session and leave; OSError if nothing is there, Unusable if it is no milter.
+
+    Returns whether it has the edge door, by the macros that it asks for; None if it asks for none.
+    """
     deadline = time.monotonic() + TIMEOUT_S
     with _connected(endpoint) as connection:
         # What closes at once may have said before that what it is.
         with suppress(BrokenPipeError):
             connection.sendall(_NEGOTIATE)
         answer = b""
-        while len(answer) < 5:
+        while len(answer) < 5 or (answer[4:5] == b"O" and len(answer) < _whole(answer)):
             try:
                 more = _read(connection, deadline)
             except TimeoutError as error:
@@ -153,6 +168,12 @@ def negotiate(endpoint: Endpoint) -> None:
             raise Unusable(f"it does not speak the milter protocol: {answer[:40]!r}" if answer else "it hangs up")
         with suppress(OSError):
             connection.sendall(struct.pack("!Ic", 1, b"Q"))
+    return None if b"{daemon_name}" not in answer else b"{daemon_addr}" in answer
+
+
+def _whole(answer: bytes) -> int:
+    """How long a packet is that begins like this; a negotiation has a few hundred bytes."""
+    return 4 + min(int.from_bytes(answer[:4]), _REPLY_LIMIT_BYTES)
 
 
 def _connected(endpoint: Endpoint) -> socket.socket:

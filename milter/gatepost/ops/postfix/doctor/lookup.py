@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from gatepost.ops.postfix import postconf
-from gatepost.ops.postfix.doctor.value import elements
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

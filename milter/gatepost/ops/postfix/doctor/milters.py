@@ -9,10 +9,9 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gatepost.ops.postfix import entry, milters
-from gatepost.ops.postfix.doctor import place
+from gatepost.ops.postfix import entry, milters, place
 from gatepost.ops.postfix.doctor.finding import MAIN, Finding
-from gatepost.ops.postfix.doctor.value import elements
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,16 +151,6 @@ def _settings(facts: Examination, inner: Smtpd) -> Iterator[Finding]:
             f"{entry.DAEMON_NAME}, and takes others for strangers' that it has no business with",
             "let apply set it",
             command,
-        )
-    macros = elements(inner.text("milter_connect_macros"))
-    if not {"{daemon_name}", "daemon_name"}.intersection(macros):
-        yield Finding(
-            inner.key,
-            "milter_connect_macros",
-            f"{inner.shown('milter_connect_macros')} lacks {{daemon_name}}, by which the content door knows the inner "
-            "service's sessions",
-            "send it here",
-            facts.remedies.set_option(inner.key, "milter_connect_macros", ",".join((*macros, "{daemon_name}"))),
         )
 
 

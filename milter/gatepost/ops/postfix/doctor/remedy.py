@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gatepost.config import DEFAULT_FILE
-from gatepost.ops.postfix.doctor.value import without_blanks
+from gatepost.ops.postfix.value import without_blanks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

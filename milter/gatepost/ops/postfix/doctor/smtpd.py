@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gatepost.ops.postfix.doctor import value
+from gatepost.ops.postfix import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,15 +25,11 @@ PARAMETERS = (
     "mail_owner",
     "mail_version",
     "milter_command_timeout",
-    "milter_connect_macros",
     "milter_connect_timeout",
     "milter_content_timeout",
     "milter_default_action",
-    "milter_helo_macros",
     "milter_macro_daemon_name",
-    "milter_mail_macros",
     "milter_protocol",
-    "milter_rcpt_macros",
     "mydestination",
     "myhostname",
     "myorigin",

@@ -8,7 +8,7 @@ from gatepost.doors.crossing import LATE_ANSWER_S
 from gatepost.doors.inner import GREETING_TIMEOUT_S, MAX_AGE_S
 from gatepost.doors.switchboard import ANSWER_MARGIN_S
 from gatepost.ops.postfix.doctor.finding import GATEPOST, Finding
-from gatepost.ops.postfix.doctor.value import elements
+from gatepost.ops.postfix.value import elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

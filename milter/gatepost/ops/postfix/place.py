@@ -29,6 +29,16 @@ def canonical(address: str, queue_directory: Path) -> str:
     return f"inet:{_HOSTS.get(host, host)}:{port}"
 
 
+def is_milter(element: str, socket: str, queue_directory: Path) -> bool:
+    """Whether an element of smtpd_milters, with `$name` replaced, leads to this socket, in whatever spelling."""
+    address, wanted = of_milter(element), canonical(socket, queue_directory)
+    return wanted in {
+        canonical(address, queue_directory),
+        # To a chrooted smtpd the queue directory is the root.
+        canonical(address.replace(":/", f":{queue_directory}/", 1), queue_directory),
+    }
+
+
 def of_milter(element: str) -> str:
     """The address in an element of smtpd_milters: `{ inet:HOST:PORT, name=value }` or the address alone."""
     return re.split(r"[\s,]+", element.strip("{} \t"), maxsplit=1)[0]

@@ -36,6 +36,9 @@ FORMAT
     What became of each recipient: accepted, refused, deferred, held, discarded, aborted. Everything but ASCII is
     escaped: no value can begin another line.
 
+REPLIES
+    None: it refuses nothing.
+
 FAILURE
     What cannot be written (disk full, no permission) is lost, and the log says so, once until it is possible again.
     Mail passes.

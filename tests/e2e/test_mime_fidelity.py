@@ -84,6 +84,8 @@ WATCHING: Final = 'mode = "observe"\n'
 READ_ONLY: Final = {
     # What would be refused here, because it is as odd as it is, is to pass.
     **dict.fromkeys(("headers", "bogus_bounce", "attachments"), WATCHING),
+    "dmarc": 'invalid_from = "allow"\n',
+    "rspamd": 'size_limit = "8 MiB"\n',  # the rig's own limit
     "spamassassin": 'headers = []\nold_headers = "keep"\nsize_limit = "2 MiB"\n',
 }
 READERS: Final = tuple(name for name in ORDER if name not in {"authentication_results", "dkim_sign"})
@@ -91,7 +93,7 @@ READERS: Final = tuple(name for name in ORDER if name not in {"authentication_re
 WRITERS: Final = {
     "authentication_results": ("", rb"Authentication-Results: mx\.example\.org;.*\n(?:[ \t].*\n)*"),
     "clamav": ("mark_all = true\n", rb"X-Virus-Status: Clean\n"),
-    "spamassassin": ('headers = ["Level", "Status"]\ntag_threshold = 1000\n', rb"X-Spam-Status: No.*\n(?:[ \t].*\n)*"),
+    "spamassassin": ('headers = ["Status"]\ntag_threshold = 1000\n', rb"X-Spam-Status: No.*\n(?:[ \t].*\n)*"),
     "rspamd": ('headers = ["X-Spam-Score"]\n', rb"X-Spam-Score: [-0-9.]+\n"),
     "dkim_sign": ('keys = "dkim_keys"\n', rb"DKIM-Signature: v=1;.*\n(?:[ \t].*\n)*"),
 }
@@ -101,22 +103,29 @@ ED25519: Final = "nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A="
 """The secret key of RFC 8463, appendix A.2."""
 
 
+POSTFIXS_OWN: Final = re.compile(rb"(?m)^Received: from [\w.]+ \(.*\n(?:\t.*\n)*?\t.*[+-]\d{4} \(\w+\)\n")
+"""Ends with its date, whatever the message begins with."""
+
+
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     with Stack() as running:
         yield running
 
 
-def queued(gate: Gate, port: int, messages: Iterable[bytes]) -> list[bytes]:
+def queued(gate: Gate, messages: Iterable[bytes], *, plain: bool = False) -> list[bytes]:
     r"""Send the messages in one session; return them as they are queued, with `\n`, without Postfix's Received."""
+    # The public smtpd and the inner one each add one; only a field that a plugin put on top stands above or between.
+    port, hops = (gate.plain_port, 1) if plain else (gate.postfix.front_port, 2)
     found = []
     with SmtpClient(port, timeout_s=60) as client:
         for content in messages:
-            wire = re.sub(rb"(?m)^\.", b"..", content if content.endswith(b"\r\n") or not content else content + b"\r\n")
-            text = gate.postfix.message(queue_id(client.message(wire + b".\r\n")))
-            received, rest = re.match(rb"Received: .*\n(?:[ \t].*\n)*", text), text
-            # A field that a plugin puts on top stands above or below Postfix's own, which has not been edited.
-            found.append(rest[received.end() :] if received else re.sub(rb"Received: .*\n(?:[ \t].*\n)*", b"", rest, count=1))
+            lines = content if content.endswith(b"\r\n") or not content else content + b"\r\n"
+            wire = re.sub(rb"(?m)^\.", b"..", lines) + b".\r\n"
+            text = gate.postfix.message(queue_id(client.message(wire)))
+            rest, count = POSTFIXS_OWN.subn(b"", text, count=hops)
+            assert count == hops
+            found.append(rest)
     return found
 
 
@@ -127,8 +136,8 @@ def names_of_different(names: Iterable[str], ours: Iterable[bytes], plain: Itera
 def test_all_plugins_that_read_leave_every_byte(gate: Gate, stack: Stack) -> None:
     gate.use(stack.tables(*READERS, more=READ_ONLY))
     seen = gate.daemon.log_size()
-    ours = queued(gate, gate.postfix.front_port, MESSAGES.values())
-    plain = queued(gate, gate.plain_port, MESSAGES.values())
+    ours = queued(gate, MESSAGES.values())
+    plain = queued(gate, MESSAGES.values(), plain=True)
     assert names_of_different(MESSAGES, ours, plain) == []
     # They have really been read.
     assert gate.daemon.log(seen).count("event=content ") == len(MESSAGES)
@@ -149,12 +158,12 @@ def test_a_plugin_that_adds_a_field_adds_that_alone(gate: Gate, stack: Stack, pl
     if plugin == "dkim_sign":
         names = [name for name in names if MESSAGES[name].startswith(FROM)]
     contents = [MESSAGES[name] for name in names]
-    ours = queued(gate, gate.postfix.front_port, contents)
-    plain = queued(gate, gate.plain_port, contents)
+    ours = queued(gate, contents)
+    plain = queued(gate, contents, plain=True)
     without = []
     for name, message in zip(names, ours, strict=True):
         rest, count = re.subn(rb"(?m)^" + field, b"", message, count=1)
-        assert count == 1, (name, message[:2000])
+        assert count == 1, (name, message[:500])
         without.append(rest)
     assert names_of_different(names, without, plain) == []
 
@@ -177,7 +186,7 @@ def test_messages_that_nobody_thought_of_pass_as_they_are(gate: Gate, stack: Sta
     @given(FIELDS, LINES)
     def same(fields: list[bytes], body: list[bytes]) -> None:
         content = b"".join(fields) + b"\r\n" + b"\r\n".join(body) + b"\r\n"
-        ours = queued(gate, gate.postfix.front_port, [content])
-        assert ours == queued(gate, gate.plain_port, [content])
+        ours = queued(gate, [content])
+        assert ours == queued(gate, [content], plain=True)
 
     same()

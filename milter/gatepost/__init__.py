@@ -30,74 +30,84 @@ from gatepost.smtp.reply import Reply
 from gatepost.verdict import Declined, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Ok, Verdict
 
 if TYPE_CHECKING:
-    from gatepost.services.arc_chain import ArcChain, check_chain
-    from gatepost.services.attachments import Attachment, Contents, list_contents
-    from gatepost.services.authentication_field import AUTHENTICATION_RESULTS, claiming, results_field
-    from gatepost.services.clamd import ClamdAnswer, clamd_ping, clamd_scan
-    from gatepost.services.dkim_author import author_domain, is_within
-    from gatepost.services.dkim_check import DkimPolicy, check_signatures
-    from gatepost.services.dkim_key_table import DkimKeyTable
-    from gatepost.services.dkim_signer import DkimForm, sign_message
-    from gatepost.services.dmarc_author import author_domains
-    from gatepost.services.dmarc_check import DmarcFinding, check_dmarc
-    from gatepost.services.dns import Resolver
-    from gatepost.services.dns_answer import Answer, Mx
-    from gatepost.services.file_name import deception, extensions, plain_name
-    from gatepost.services.file_type import FileType
-    from gatepost.services.message_archive import MessageArchive, append_line
-    from gatepost.services.mime_fault import SERIOUS_FAULTS, MimeFault
-    from gatepost.services.part_tree import message_leaves
-    from gatepost.services.rate_limit import Charge, RateLimiter, Rates
-    from gatepost.services.rspamd import Unscannable, rspamd_check, rspamd_ping
-    from gatepost.services.rspamd_answer import RspamdAnswer
-    from gatepost.services.spamd import SpamReport, spamd_ping, spamd_scan
-    from gatepost.services.spf_check import SpfFinding, SpfIdentity, check_host
-    from gatepost.services.trace_field import with_envelope
-    from gatepost.services.urls import LinkedHost, Links, find_links, registered_domains
-    from gatepost.services.zone_inquiry import ZoneInquiry, ZoneQuestion
+    from gatepost.services.arc_chain import ArcChain as ArcChain
+    from gatepost.services.arc_chain import check_chain as check_chain
+    from gatepost.services.attachments import Attachment as Attachment
+    from gatepost.services.attachments import Contents as Contents
+    from gatepost.services.attachments import list_contents as list_contents
+    from gatepost.services.authentication_field import AUTHENTICATION_RESULTS as AUTHENTICATION_RESULTS
+    from gatepost.services.authentication_field import claiming as claiming
+    from gatepost.services.authentication_field import results_field as results_field
+    from gatepost.services.clamd import ClamdAnswer as ClamdAnswer
+    from gatepost.services.clamd import clamd_ping as clamd_ping
+    from gatepost.services.clamd import clamd_scan as clamd_scan
+    from gatepost.services.dkim_author import author_domain as author_domain
+    from gatepost.services.dkim_author import is_within as is_within
+    from gatepost.services.dkim_check import DkimPolicy as DkimPolicy
+    from gatepost.services.dkim_check import check_signatures as check_signatures
+    from gatepost.services.dkim_key_table import DkimKeyTable as DkimKeyTable
+    from gatepost.services.dkim_signer import DkimForm as DkimForm
+    from gatepost.services.dkim_signer import sign_message as sign_message
+    from gatepost.services.dmarc_author import author_domains as author_domains
+    from gatepost.services.dmarc_check import DmarcFinding as DmarcFinding
+    from gatepost.services.dmarc_check import check_dmarc as check_dmarc
+    from gatepost.services.dns import Resolver as Resolver
+    from gatepost.services.dns_answer import Answer as Answer
+    from gatepost.services.dns_answer import Mx as Mx
+    from gatepost.services.file_name import deception as deception
+    from gatepost.services.file_name import extensions as extensions
+    from gatepost.services.file_name import plain_name as plain_name
+    from gatepost.services.file_type import FileType as FileType
+    from gatepost.services.message_archive import MessageArchive as MessageArchive
+    from gatepost.services.message_archive import append_line as append_line
+    from gatepost.services.mime_fault import SERIOUS_FAULTS as SERIOUS_FAULTS
+    from gatepost.services.mime_fault import MimeFault as MimeFault
+    from gatepost.services.part_tree import message_leaves as message_leaves
+    from gatepost.services.rate_limit import Charge as Charge
+    from gatepost.services.rate_limit import RateLimiter as RateLimiter
+    from gatepost.services.rate_limit import Rates as Rates
+    from gatepost.services.rspamd import Unscannable as Unscannable
+    from gatepost.services.rspamd import rspamd_check as rspamd_check
+    from gatepost.services.rspamd import rspamd_ping as rspamd_ping
+    from gatepost.services.rspamd_answer import RspamdAnswer as RspamdAnswer
+    from gatepost.services.spamd import SpamReport as SpamReport
+    from gatepost.services.spamd import spamd_ping as spamd_ping
+    from gatepost.services.spamd import spamd_scan as spamd_scan
+    from gatepost.services.spf_check import SpfFinding as SpfFinding
+    from gatepost.services.spf_check import SpfIdentity as SpfIdentity
+    from gatepost.services.spf_check import check_host as check_host
+    from gatepost.services.trace_field import with_envelope as with_envelope
+    from gatepost.services.urls import LinkedHost as LinkedHost
+    from gatepost.services.urls import Links as Links
+    from gatepost.services.urls import find_links as find_links
+    from gatepost.services.urls import registered_domains as registered_domains
+    from gatepost.services.zone_inquiry import ZoneInquiry as ZoneInquiry
+    from gatepost.services.zone_inquiry import ZoneQuestion as ZoneQuestion
 
 __all__ = [
-    "AUTHENTICATION_RESULTS",
     "PRIVATE_NETWORKS",
-    "SERIOUS_FAULTS",
     "Action",
     "Address",
     "AddressList",
-    "Answer",
-    "ArcChain",
-    "Attachment",
     "Body",
-    "Charge",
-    "ClamdAnswer",
     "ClientTable",
     "ConfigError",
     "ConfigErrors",
-    "Contents",
     "Declined",
     "Deny",
     "DenyDisconnect",
     "DenySoft",
     "DenySoftDisconnect",
-    "DkimForm",
-    "DkimKeyTable",
-    "DkimPolicy",
-    "DmarcFinding",
     "Duration",
     "Endpoint",
     "Entry",
-    "FileType",
     "Fixed",
     "Header",
     "Headers",
     "Keep",
-    "LinkedHost",
-    "Links",
     "Listing",
     "Message",
-    "MessageArchive",
     "MethodResult",
-    "MimeFault",
-    "Mx",
     "NeedsEdge",
     "Ok",
     "Overrides",
@@ -105,61 +115,26 @@ __all__ = [
     "Plugin",
     "PluginOptions",
     "Put",
-    "RateLimiter",
-    "Rates",
     "Recipient",
     "Remove",
     "Reply",
-    "Resolver",
-    "RspamdAnswer",
     "Servers",
     "Session",
     "Size",
-    "SpamReport",
-    "SpfFinding",
-    "SpfIdentity",
     "Transaction",
     "Unavailable",
-    "Unscannable",
     "Upstreams",
     "Verdict",
     "WatchedFile",
     "Zone",
-    "ZoneInquiry",
     "ZoneOptions",
-    "ZoneQuestion",
-    "append_line",
-    "author_domain",
-    "author_domains",
-    "check_chain",
-    "check_dmarc",
-    "check_host",
-    "check_signatures",
-    "claiming",
-    "clamd_ping",
-    "clamd_scan",
-    "deception",
     "denial",
-    "extensions",
-    "find_links",
-    "is_within",
     "keep_results",
-    "list_contents",
-    "message_leaves",
     "method_result",
     "parse_action",
     "parse_lines",
-    "plain_name",
-    "registered_domains",
-    "results_field",
     "results_of",
-    "rspamd_check",
-    "rspamd_ping",
-    "sign_message",
-    "spamd_ping",
-    "spamd_scan",
     "split_client_line",
-    "with_envelope",
 ]
 
 _LATE = dict.fromkeys(("Charge", "RateLimiter", "Rates"), "gatepost.services.rate_limit")
@@ -189,7 +164,8 @@ _LATE |= {"FileType": "gatepost.services.file_type"}
 _LATE |= dict.fromkeys(("SERIOUS_FAULTS", "MimeFault"), "gatepost.services.mime_fault")
 _LATE |= {"message_leaves": "gatepost.services.part_tree"}
 _LATE |= dict.fromkeys(("MessageArchive", "append_line"), "gatepost.services.message_archive")
-"""What brings a large library with it, and is imported only when a plugin asks for it."""
+"""What brings a large library with it, or is for few plugins: imported when one asks for it by name, and so not in
+`__all__`. `as` says to type checkers that it is public, too."""
 
 # Type checkers must not see it: they would then believe that any name can be imported.
 if not TYPE_CHECKING:

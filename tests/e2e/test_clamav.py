@@ -25,7 +25,7 @@ CLEAN = b"--b\r\n\r\ntext \xff\r\n..a dot\r\n--b--\r\n\r\n"
 def with_virus() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("invoice.com", EICAR)
+        archive.writestr(zipfile.ZipInfo("invoice.com"), EICAR)
     encoded = base64.encodebytes(file.getvalue()).replace(b"\n", b"\r\n")
     return b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + encoded + b"--b--\r\n"
 

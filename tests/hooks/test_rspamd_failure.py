@@ -233,7 +233,7 @@ def open_files() -> int:
 async def test_nothing_stays_open(rspamd: Rspamd) -> None:
     large = mail(body=b"x" * 76 + b"\r\n" + b"y" * (4 << 20))
     with Rspamd() as hung:
-        async with gate(rspamd={"server": [hung.socket, rspamd.socket], "timeout": 2}) as postfix:
+        async with gate(rspamd={"server": [hung.socket, rspamd.socket], "timeout": 8}) as postfix:
             await reply(postfix)
             before = open_files()
             with hung.paused():

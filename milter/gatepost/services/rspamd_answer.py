@@ -196,7 +196,8 @@ class RspamdAnswer:
             for number in sorted({number if number > 0 else count + number + 1 for number in numbers}, reverse=True):
                 if 0 < number <= count:
                     message.delete_header(name, number)
-        for added in self.added:
+        # rspamd's answer is an object, whose members come in any order: first what goes to the end.
+        for added in sorted(self.added, key=lambda field: field.order is not None):
             try:
                 value = field_value(added.name, added.value)
                 if (place := _place(added.order, len(message.headers))) < len(message.headers):

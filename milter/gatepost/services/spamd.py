@@ -10,10 +10,18 @@ configuration (`add_header`) asks for, without the body.
 from __future__ import annotations
 
 import asyncio
+import getpass
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    # aiospamc asks while it is imported, for a default that is not used here; a container's user may have no name.
+    os.environ["LOGNAME"] = str(os.getuid())
 
 from aiospamc.client import Client
 from aiospamc.connections import ConnectionManager

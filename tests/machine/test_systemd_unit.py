@@ -15,6 +15,24 @@ if TYPE_CHECKING:
 
     from tests.machine.machine import Machine
 
+CONTENT = "".join(
+    f'\n[[plugin]]\nname = "{name}"\n{options}'
+    for name, options in {
+        "spf": 'temperror = "allow"\nskip_networks = []\n',
+        "bogus_bounce": "",
+        "attachments": "",
+        "dkim": "",
+        "arc": "",
+        "dmarc": 'temperror = "allow"\ninvalid_from = "allow"\n',
+        # Nobody listens there: what matters is that the library is loaded and a socket tried.
+        "clamav": 'server = "unix:/run/clamav/clamd.ctl"\non_unavailable = "pass"\n',
+        "spamassassin": 'server = "127.0.0.1:783"\non_unavailable = "pass"\n',
+        "rspamd": 'server = "127.0.0.1:11333"\non_unavailable = "pass"\n',
+        "content_log": 'file = "/var/lib/gatepost/content.jsonl"\n',
+        "authentication_results": 'authserv_id = "mx.example.org"\n',
+    }.items()
+)
+
 SEND = "smtp-source -s 4 -m {count} -l 2000 -f a@example.net -t root@localhost 127.0.0.1:25"
 
 
@@ -97,6 +115,23 @@ def test_a_reload_with_a_mistake_fails_with_its_reason_and_changes_nothing(insta
     installed.run("cp /tmp/good /etc/gatepost/gatepost.toml; systemctl reload gatepost")
     assert shown(installed, "MainPID") == before
     installed.run(SEND.format(count=4))
+
+
+def test_every_content_plugin_works_in_the_sandbox(installed: Machine) -> None:
+    config = "/etc/gatepost/gatepost.toml"
+    installed.run(f"cp {config} /tmp/kept.toml; cat >>{config} <<'END'\n{CONTENT}END")
+    try:
+        installed.run("systemctl reload gatepost")
+        wait_until(lambda: "content_log" in installed.run("journalctl -u gatepost | grep -F event=reloaded | tail -n 1"))
+        installed.run(SEND.format(count=4))
+        log = installed.run("journalctl -u gatepost --no-pager -n 100")
+        line = installed.run("tail -n 1 /var/lib/gatepost/content.jsonl")
+    finally:
+        installed.run(f"cp /tmp/kept.toml {config}; systemctl reload gatepost")
+    assert '"root@localhost": "accepted"' in line
+    assert "problem=" in log, "the servers that are not there are named"
+    assert "reason=error" not in log
+    assert "Traceback" not in log
 
 
 def test_a_plugin_that_holds_the_event_loop_gets_the_daemon_restarted(installed: Machine) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LISTED: Final = "spam.example"
 
 ROOT: Final = ". IN NS ns.invalid.\n"
-BLOCK_LIST: Final = f"{LISTED}.dbl.invalid. IN A 127.0.1.2\n{LISTED}.dbl.invalid. IN TXT \"a spammer's\"\n"
+BLOCK_LIST: Final = f'{LISTED}.dbl.invalid. IN A 127.0.1.2\n{LISTED}.dbl.invalid. IN TXT "a spammer\'s"\n'
 POLICY: Final = 'strict.example. IN TXT "v=spf1 -all"\n_dmarc.strict.example. IN TXT "v=DMARC1; p=reject"\n'
 
 ORDER: Final = (

@@ -23,14 +23,20 @@ if TYPE_CHECKING:
     from tests.e2e.gate import Gate
 
 FROM: Final = b"From: a@example.com\r\nSubject: hello\r\n"
+MIXED: Final = FROM + b"Content-Type: multipart/mixed; "
+ENCODED: Final = FROM + b"Content-Transfer-Encoding: "
 
 
 def multipart(depth: int) -> bytes:
     parts = b"".join(
         b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\npreamble\r\n--b%d\r\n" % (n, n) for n in range(depth)
     )
-    return FROM + b"MIME-Version: 1.0\r\n" + parts + b"\r\ntext\r\n" + b"".join(
-        b"--b%d--\r\nepilogue \r\n" % n for n in reversed(range(depth))
+    return (
+        FROM
+        + b"MIME-Version: 1.0\r\n"
+        + parts
+        + b"\r\ntext\r\n"
+        + b"".join(b"--b%d--\r\nepilogue \r\n" % n for n in reversed(range(depth)))
     )
 
 
@@ -48,37 +54,40 @@ MESSAGES: Final = {
     "no space after the colon": b"From:a@example.com\r\nSubject:hello\r\nX-A:\r\n\r\ntext\r\n",
     "spaces before and after the colon": b"From : a@example.com\r\nSubject \t:  two blanks\r\nX-T:\ttab \r\n\r\nx\r\n",
     "empty values": b"X-A:\r\nX-B: \r\nX-C: \t \r\nX-D:\r\n\r\n\r\n",
-    "folded by tabs and spaces": FROM + b"To: a@example.org,\r\n\tb@example.org,\r\n        c@example.org\r\n\r\nx\r\n",
+    "folded by tabs and spaces": FROM + b"To: a@example.org,\r\n\tb@example.org,\r\n     c@example.org\r\n\r\nx\r\n",
     "folded lines of blanks": FROM + b"X-A: one\r\n  \t\r\n two\r\nX-B:\r\n\tthree \r\n\r\nx\r\n",
     "begins with a folded line": b" folded what?\r\n" + FROM + b"\r\nx\r\n",
-    "fields many times": b"From: a@example.com\r\nfrom: b@example.com\r\nFROM: c@example.com\r\nTo:\r\nTo:\r\n\r\nx\r\n",
+    "fields twice": b"From: a@example.com\r\nfrom: b@example.com\r\nFROM: c@example.com\r\nTo:\r\nTo:\r\n\r\nx\r\n",
     "odd names": b"X!#$%&'*+-.^_`{|}~: 1\r\nX/1(2): 3\r\n: nameless\r\n\r\nx\r\n",
-    "not UTF-8": b"From: \xfc <a@example.com>\r\nX-\xe4: \xff\xfe\r\nSubject: \xc3\xbc \xe2\x82\xac\r\n\r\n\x80\x9f\xff\r\n",
+    "not UTF-8": b"From: \xfc <a@example.com>\r\nX-\xe4: \xff\r\nSubject: \xc3\xbc \xe2\x82\r\n\r\n\x80\x9f\xff\r\n",
     "NUL": FROM + b"X-A: a\0b\r\nX-\0B: c\r\n\r\nd\0e\r\n\0\r\n",
     "control characters": FROM + b"X-A: \x01\x07\x0b\x0c\x1b\x7f\r\n\r\n" + bytes({*range(256)} - {10, 13}) + b"\r\n",
     "dots": FROM + b"\r\n..\r\n...\r\n..dot\r\n..\r\n. \r\n.a\r\n",
     "white space at the end": FROM + b"X-A: b \t \r\n\r\ntext  \r\n\t\r\n \r\n-- \r\nme \r\n",
-    "format=flowed": FROM + b"Content-Type: text/plain; format=flowed; delsp=yes\r\n\r\n > quoted \r\n> > more \r\n From\r\n",
+    "format=flowed": FROM
+    + b"Content-Type: text/plain; format=flowed; delsp=yes\r\n\r\n > quoted \r\n> > more \r\n From\r\n",
     "long lines in the body": FROM + b"\r\n" + b"x" * 998 + b"\r\n" + b"y" * 5_000 + b"\r\n" + b"z " * 40_000 + b"\r\n",
     "a long field": FROM + b"X-A: " + b"x" * 20_000 + b"\r\nX-B: c\r\n\r\nx\r\n",
-    "a field longer than Postfix keeps": FROM + b"X-A: " + b"word " * 30_000 + b"\r\nX-B: c\r\n\r\nx\r\n",
+    # With a milter Postfix cuts a field at 60,000 bytes, else at header_size_limit (102,400).
+    "as long a field as Postfix keeps": FROM + b"X-A: " + b"word " * 11_998 + b"\r\nX-B: c\r\n\r\nx\r\n",
     "many folded lines": FROM + b"References:" + b"\r\n <1@example.com>" * 2_000 + b"\r\n\r\nx\r\n",
     "many fields": FROM + b"".join(b"X-%d: %d\r\n" % (n, n) for n in range(1_500)) + b"\r\nx\r\n",
     "nested multiparts": multipart(40),
     "a multipart without an end": multipart(3).rpartition(b"--b2--")[0],
-    "a multipart without its boundary": FROM + b"Content-Type: multipart/mixed; boundary=none\r\n\r\n--some\r\n\r\nx\r\n",
-    "a boundary in quotes, twice": FROM + b'Content-Type: multipart/mixed; boundary="a b"; boundary=c\r\n\r\n--c\r\n\r\nx\r\n',
-    "broken base64": FROM + b"Content-Transfer-Encoding: base64\r\n\r\n!!!=A===\r\nAAAA=\r\n\xff\r\n",
-    "broken quoted-printable": FROM + b"Content-Transfer-Encoding: quoted-printable\r\n\r\n=\r\n=ZZ=3\r\n= \r\n==\r\n",
-    "8bit that says 7bit": FROM + b"Content-Transfer-Encoding: 7bit\r\n\r\n\xfc\xff\r\n",
+    "a multipart without its boundary": MIXED + b"boundary=none\r\n\r\n--some\r\n\r\nx\r\n",
+    "a boundary in quotes, twice": FROM
+    + b'Content-Type: multipart/mixed; boundary="a b"; boundary=c\r\n\r\n--c\r\n\r\nx\r\n',
+    "broken base64": ENCODED + b"base64\r\n\r\n!!!=A===\r\nAAAA=\r\n\xff\r\n",
+    "broken quoted-printable": ENCODED + b"quoted-printable\r\n\r\n=\r\n=ZZ=3\r\n= \r\n==\r\n",
+    "8bit that says 7bit": ENCODED + b"7bit\r\n\r\n\xfc\xff\r\n",
     "an attached message": FROM + b"Content-Type: message/rfc822\r\n\r\n" + FROM + b"\r\nFrom inside\r\n..\r\n",
-    "signed": signed(MESSAGE, c="simple/simple"),
     "Postfix's own fields": b"Return-Path: <x@example.com>\r\nReceived: from x\r\n\tby y\r\nBcc: b@example.org\r\n"
     b"Content-Length: 5\r\nResent-To:\r\n" + FROM + b"\r\nx\r\n",
     "two megabytes": FROM + b"\r\n" + b"".join(b"%071d\r\n" % n for n in range(30_000)),
-    "ten megabytes of base64": FROM + b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    "ten megabytes of base64": ENCODED
+    + b"base64\r\n\r\n"
     + base64.encodebytes(bytes(range(256)) * 30_000).replace(b"\n", b"\r\n"),
-}  # fmt: skip
+}
 
 WATCHING: Final = 'mode = "observe"\n'
 READ_ONLY: Final = {
@@ -108,6 +117,11 @@ POSTFIXS_OWN: Final = re.compile(rb"(?m)^Received: from [\w.]+ \(.*\n(?:\t.*\n)*
 
 
 @pytest.fixture(scope="module")
+def messages() -> dict[str, bytes]:
+    return {**MESSAGES, "signed": signed(MESSAGE, c="simple/simple")}
+
+
+@pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     with Stack() as running:
         yield running
@@ -133,19 +147,21 @@ def names_of_different(names: Iterable[str], ours: Iterable[bytes], plain: Itera
     return [name for name, one, other in zip(names, ours, plain, strict=True) if one != other]
 
 
-def test_all_plugins_that_read_leave_every_byte(gate: Gate, stack: Stack) -> None:
+def test_all_plugins_that_read_leave_every_byte(gate: Gate, stack: Stack, messages: dict[str, bytes]) -> None:
     gate.use(stack.tables(*READERS, more=READ_ONLY))
     seen = gate.daemon.log_size()
-    ours = queued(gate, MESSAGES.values())
-    plain = queued(gate, MESSAGES.values(), plain=True)
-    assert names_of_different(MESSAGES, ours, plain) == []
+    ours = queued(gate, messages.values())
+    plain = queued(gate, messages.values(), plain=True)
+    assert names_of_different(messages, ours, plain) == []
     # They have really been read.
-    assert gate.daemon.log(seen).count("event=content ") == len(MESSAGES)
+    assert gate.daemon.log(seen).count("event=content ") == len(messages)
     assert "reason=error" not in gate.daemon.log(seen)
 
 
 @pytest.mark.parametrize("plugin", WRITERS)
-def test_a_plugin_that_adds_a_field_adds_that_alone(gate: Gate, stack: Stack, plugin: str) -> None:
+def test_a_plugin_that_adds_a_field_adds_that_alone(
+    gate: Gate, stack: Stack, messages: dict[str, bytes], plugin: str
+) -> None:
     options, field = WRITERS[plugin]
     others = tuple(name for name in READERS if name != plugin)
     (gate.daemon.directory / "ed.key").write_text(ED25519)
@@ -154,10 +170,10 @@ def test_a_plugin_that_adds_a_field_adds_that_alone(gate: Gate, stack: Stack, pl
         stack.tables(*others, plugin, more={**READ_ONLY, plugin: options}),
         files={"dkim_keys": "example.com e ed.key\n"},
     )
-    names = [name for name, content in MESSAGES.items() if len(content) < 500_000]
+    names = [name for name, content in messages.items() if len(content) < 500_000]
     if plugin == "dkim_sign":
-        names = [name for name in names if MESSAGES[name].startswith(FROM)]
-    contents = [MESSAGES[name] for name in names]
+        names = [name for name in names if messages[name].startswith(FROM)]
+    contents = [messages[name] for name in names]
     ours = queued(gate, contents)
     plain = queued(gate, contents, plain=True)
     without = []

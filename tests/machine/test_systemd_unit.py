@@ -122,7 +122,9 @@ def test_every_content_plugin_works_in_the_sandbox(installed: Machine) -> None:
     installed.run(f"cp {config} /tmp/kept.toml; cat >>{config} <<'END'\n{CONTENT}END")
     try:
         installed.run("systemctl reload gatepost")
-        wait_until(lambda: "content_log" in installed.run("journalctl -u gatepost | grep -F event=reloaded | tail -n 1"))
+        wait_until(
+            lambda: "content_log" in installed.run("journalctl -u gatepost | grep -F event=reloaded | tail -n 1")
+        )
         installed.run(SEND.format(count=4))
         log = installed.run("journalctl -u gatepost --no-pager -n 100")
         line = installed.run("tail -n 1 /var/lib/gatepost/content.jsonl")

@@ -81,6 +81,7 @@ def _cross_checks(config: Config, assembly: Assembly, usage: Usage) -> Iterator[
     yield from order.without_hooks(plugins)
     if len(plugins) == len(config.plugins) and "plugin" not in config.left_out:
         yield from order.unreachable(plugins, usage, edge=config.milter.edge)
+        yield from order.absent_results(plugins)
     obeyed = [config.file] if config.file else []
     obeyed += [loaded.file for loaded in assembly.pipeline.plugins]
     yield from permission.writable_by_others(obeyed)

@@ -62,6 +62,18 @@ def missing_results(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
     return errors
 
 
+def absent_results(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
+    """Tell of plugins that read what others find (`Plugin.after`), where these are not loaded: a warning if none is."""
+    names = {loaded.name for loaded in plugins}
+    for loaded in plugins:
+        absent = [name for name in loaded.plugin.after if name not in names]
+        if not absent or _mode(loaded) == "off":
+            continue
+        problem = f"{loaded.name} reads what {', '.join(absent)} would find, and nobody of that name is loaded"
+        tell = Finding.warning if len(absent) == len(loaded.plugin.after) else Finding.note
+        yield tell(problem, loaded.place)
+
+
 def without_hooks(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
     """Warn of plugins that could never be asked, whatever else is loaded."""
     for loaded in plugins:

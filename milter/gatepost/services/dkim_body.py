@@ -7,6 +7,7 @@ hashed here is the same, byte for byte.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gatepost.deadline import of_hook
@@ -55,8 +56,8 @@ def hash_body(chunks: Iterable[bytes], wanted: Iterable[BodyHash]) -> dict[BodyH
     return {one: hashed for canon in canons.values() for one, hashed in canon.finish().items()}
 
 
-class _Canonical:
-    """Simple: as it is, but for empty lines at the end."""
+class _Canonical(ABC):
+    """One form of the body as it is read, without empty lines at the end, and its hashes."""
 
     def __init__(self) -> None:
         self._hashes: dict[BodyHash, _Hash] = {}
@@ -72,9 +73,9 @@ class _Canonical:
         data, self._held = self.reduced(self._held + chunk)
         self._text(data)
 
+    @abstractmethod
     def reduced(self, data: bytes) -> tuple[bytes, bytes]:
         """Return the form of what is certain, and the end that depends on what follows: a few bytes."""
-        raise NotImplementedError
 
     def finish(self) -> dict[BodyHash, HashedBody]:
         if self._held:
@@ -106,6 +107,8 @@ class _Canonical:
 
 
 class _Simple(_Canonical):
+    """As it is."""
+
     def reduced(self, data: bytes) -> tuple[bytes, bytes]:
         return (data[:-1], b"\r") if data.endswith(b"\r") else (data, b"")
 

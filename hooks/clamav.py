@@ -51,9 +51,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import BeforeValidator
+from typing import TYPE_CHECKING, Annotated
 
 from gatepost import (
     Action,
@@ -62,6 +60,7 @@ from gatepost import (
     Duration,
     Endpoint,
     Fixed,
+    MessageAction,
     Plugin,
     PluginOptions,
     Servers,
@@ -82,30 +81,14 @@ OLD_FIELDS = 50
 thousands. Honest mail has one for each scanner on its way."""
 
 
-def parse_finding_action(value: object) -> str:
-    """Return the word for what becomes of a message; ValueError names the words."""
-    if isinstance(value, str) and value.lower() in {"quarantine", "tag"}:
-        return value.lower()
-    try:
-        return parse_action(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; or quarantine, tag") from None
-
-
-FindingAction = Annotated[
-    Literal["allow", "deny", "defer", "deny_disconnect", "defer_disconnect", "quarantine", "tag"],
-    BeforeValidator(parse_finding_action),
-]
-
-
 class Options(PluginOptions):
     """What the manual above says."""
 
     server: Annotated[Servers, Fixed] = (Endpoint(path="/run/clamav/clamd.ctl"),)
     size_limit: Size = 25 << 20
     too_large: Action = "allow"
-    action: FindingAction = "deny"
-    actions: dict[str, FindingAction] = {}  # noqa: RUF012 - pydantic copies it
+    action: MessageAction = "deny"
+    actions: dict[str, MessageAction] = {}  # noqa: RUF012 - pydantic copies it
     ignore: tuple[str, ...] = ()
     mark_all: bool = False
     text: str = "the message contains a virus"

@@ -54,14 +54,15 @@ FAILURE
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import StringConstraints
 
 from gatepost import (
     Action,
     Deny,
     DmarcFinding,
+    MessageAction,
     Plugin,
     PluginOptions,
     author_domains,
@@ -70,37 +71,22 @@ from gatepost import (
     is_within,
     keep_results,
     method_result,
-    parse_action,
     results_of,
 )
 
 if TYPE_CHECKING:
     from gatepost import Message, MethodResult, Transaction, Verdict
 
-Word = Literal["allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect"]
-
 SEVERITY = ("allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect")
-
-
-def _word(value: object) -> str:
-    if isinstance(value, str) and value.lower() in {"quarantine", "tag"}:
-        return value.lower()
-    try:
-        return parse_action(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; or quarantine, or tag") from None
-
-
-Consequence = Annotated[Word, BeforeValidator(_word)]
 
 
 class Options(PluginOptions):
     """What the manual above says."""
 
-    reject: Consequence = "deny"
-    quarantine: Consequence = "tag"
+    reject: MessageAction = "deny"
+    quarantine: MessageAction = "tag"
     temperror: Action = "defer"
-    invalid_from: Consequence = "deny"
+    invalid_from: MessageAction = "deny"
     tag_field: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "X-DMARC-Failed"
     exempt: tuple[str, ...] = ()
     trusted_arc_sealers: tuple[str, ...] = ()
@@ -124,7 +110,7 @@ class Dmarc(Plugin[Options]):
             return _consequence(options.invalid_from, message, options, f"DMARC cannot be checked: {fault}", fault)
         results: list[MethodResult] = []
         findings = []
-        worst: tuple[Word, DmarcFinding] | None = None
+        worst: tuple[MessageAction, DmarcFinding] | None = None
         for domain in domains:
             finding = await check_dmarc(self.dns, domain, spf, dkim)
             if finding.result == "fail" and self._is_incomplete(transaction, domain):
@@ -173,7 +159,7 @@ class Dmarc(Plugin[Options]):
             said = (await check_dmarc(self.dns, finding.domain, spf, dkim)).result == "pass"
         return f"it was in order before {sealer}, a trusted ARC sealer, changed it" if said else None
 
-    def _tell(self, transaction: Transaction, finding: DmarcFinding, override: str | None, word: Word) -> None:
+    def _tell(self, transaction: Transaction, finding: DmarcFinding, override: str | None, word: MessageAction) -> None:
         if finding.result in {"fail", "temperror", "permerror"}:
             self.log.info(
                 "dmarc",
@@ -195,7 +181,7 @@ def _as_result(finding: DmarcFinding, override: str | None) -> MethodResult:
     return method_result("dmarc", finding.result, properties, override or finding.reason)
 
 
-def _word_for(finding: DmarcFinding, options: Options) -> Word:
+def _word_for(finding: DmarcFinding, options: Options) -> MessageAction:
     if finding.result == "temperror":
         return options.temperror
     if finding.result != "fail":
@@ -209,7 +195,7 @@ def _word_for(finding: DmarcFinding, options: Options) -> Word:
             return "allow"
 
 
-def _do(word: Word, finding: DmarcFinding, message: Message, options: Options) -> Verdict | None:
+def _do(word: MessageAction, finding: DmarcFinding, message: Message, options: Options) -> Verdict | None:
     if finding.result == "temperror":
         text = f"DMARC cannot be checked: the policy of {finding.domain} could not be looked up"
     else:
@@ -220,7 +206,7 @@ def _do(word: Word, finding: DmarcFinding, message: Message, options: Options) -
     return _consequence(word, message, options, text, f"{finding.domain}; policy={finding.applied}")
 
 
-def _consequence(word: Word, message: Message, options: Options, text: str, tag: str) -> Verdict | None:
+def _consequence(word: MessageAction, message: Message, options: Options, text: str, tag: str) -> Verdict | None:
     if word == "tag":
         message.add_header(options.tag_field, tag)
         return None

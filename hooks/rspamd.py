@@ -71,11 +71,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import StringConstraints
 
 from gatepost import (
     Endpoint,
     Fixed,
+    MessageAction,
     Plugin,
     PluginOptions,
     RspamdAnswer,
@@ -111,20 +112,6 @@ LONG_FIELDS = 4096
 
 SYMBOLS_SHOWN = 30
 
-Word = Literal["deny", "defer", "deny_disconnect", "defer_disconnect", "quarantine", "tag", "allow"]
-
-
-def _word(value: object) -> str:
-    if isinstance(value, str) and value.lower() in {"quarantine", "tag"}:
-        return value.lower()
-    try:
-        return parse_action(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; or quarantine, or tag") from None
-
-
-Consequence = Annotated[Word, BeforeValidator(_word)]
-
 
 class Options(PluginOptions):
     """What the manual above says; size_limit in bytes."""
@@ -135,14 +122,14 @@ class Options(PluginOptions):
     settings_id: str = ""
     mta_name: str = ""
     mta_tag: str = ""
-    reject: Consequence = "deny"
-    soft_reject: Consequence = "defer"
-    greylist: Consequence = "allow"
-    add_header: Consequence = "tag"
-    rewrite_subject: Consequence = "tag"
-    quarantine: Consequence = "quarantine"
-    discard: Consequence = "deny"
-    other: Consequence = "allow"
+    reject: MessageAction = "deny"
+    soft_reject: MessageAction = "defer"
+    greylist: MessageAction = "allow"
+    add_header: MessageAction = "tag"
+    rewrite_subject: MessageAction = "tag"
+    quarantine: MessageAction = "quarantine"
+    discard: MessageAction = "deny"
+    other: MessageAction = "allow"
     text: str = ""
     spam_header: Annotated[str, StringConstraints(pattern=r"^[!-9;-~]{1,200}$")] = "X-Spam"
     headers: tuple[
@@ -152,14 +139,14 @@ class Options(PluginOptions):
     milter_envelope: bool = True
     skip_whitelisted: bool = True
 
-    def consequence(self, answer: RspamdAnswer) -> Word:
+    def consequence(self, answer: RspamdAnswer) -> MessageAction:
         """Return what is to be done."""
         if answer.no_action or answer.action == "no action":
             return "allow"
         action = answer.action
         if action == "reject" and answer.on_reject in {"discard", "quarantine"}:
             action = answer.on_reject
-        words: dict[str, Word] = {
+        words: dict[str, MessageAction] = {
             "reject": self.reject,
             "soft reject": self.soft_reject,
             "greylist": self.greylist,
@@ -268,7 +255,7 @@ def _safe(value: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in value)
 
 
-def edit(message: Message, answer: RspamdAnswer, options: Options, word: Word) -> list[str]:
+def edit(message: Message, answer: RspamdAnswer, options: Options, word: MessageAction) -> list[str]:
     """Make the edits of a message that goes on; return what could not be done, in words."""
     problems = []
     if options.milter_headers:

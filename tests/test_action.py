@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gatepost.action import ActionWord, denial, parse_action
+from gatepost.action import ActionWord, denial, parse_action, parse_message_action
 from gatepost.verdict import Deny, DenyDisconnect, DenySoft, DenySoftDisconnect
 
 
@@ -28,6 +28,18 @@ def test_every_spelling_means_one_word(written: str, word: str) -> None:
 def test_anything_else_is_refused_with_the_words_there_are(value: object) -> None:
     with pytest.raises(ValueError, match="write allow, deny, defer, deny_disconnect or defer_disconnect"):
         parse_action(value)
+
+
+@pytest.mark.parametrize(
+    ("written", "word"), [("Tag", "tag"), ("QUARANTINE", "quarantine"), ("reject", "deny"), ("ok", "allow")]
+)
+def test_a_message_may_be_marked_or_held_too(written: str, word: str) -> None:
+    assert parse_message_action(written) == word
+
+
+def test_the_words_for_a_message_are_named() -> None:
+    with pytest.raises(ValueError, match="or defer_disconnect; or quarantine, or tag"):
+        parse_message_action("hold")
 
 
 @pytest.mark.parametrize(

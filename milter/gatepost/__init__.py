@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gatepost.action import Action, denial, parse_action
+from gatepost.action import Action, MessageAction, denial, parse_action
 from gatepost.address import Address
 from gatepost.authentication import MethodResult, keep_results, method_result, results_of
 from gatepost.endpoint import Endpoint, Servers
@@ -107,6 +107,7 @@ __all__ = [
     "Keep",
     "Listing",
     "Message",
+    "MessageAction",
     "MethodResult",
     "NeedsEdge",
     "Ok",

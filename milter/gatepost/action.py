@@ -61,6 +61,26 @@ Action = Annotated[ActionWord, BeforeValidator(parse_action)]
 """An action as an option of a plugin: any spelling is taken, the one word is kept."""
 
 
+MessageActionWord = Literal["allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect"]
+
+
+def parse_message_action(value: object) -> MessageActionWord:
+    """Return the one word for any spelling, `tag` and `quarantine` among them; ValueError otherwise."""
+    if isinstance(value, str):
+        match value.lower():
+            case "quarantine" | "tag" as word:
+                return word
+    try:
+        return parse_action(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or quarantine, or tag") from None
+
+
+MessageAction = Annotated[MessageActionWord, BeforeValidator(parse_message_action)]
+"""An action of a plugin that sees the whole message, as an option: `tag` passes it on with a header field that says so,
+`quarantine` has Postfix hold it; both are the plugin's to do."""
+
+
 def denial(action: ActionWord, text: str = "", *, enhanced: str | None = None) -> Denial | None:
     """Return the verdict for `action`; None for `allow`.
 

@@ -159,7 +159,7 @@ async def test_signatures_can_be_ignored_also_for_one_client_alone(clamd: Clamd)
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"action": "eat"}, "'eat' is no action: write allow, .* or defer_disconnect; or quarantine, tag"),
+        ({"action": "eat"}, "'eat' is no action: write allow, .* or defer_disconnect; or quarantine, or tag"),
         ({"actions": {"PUA.*": "ignore"}}, "'ignore' is no action"),
         ({"too_large": "quarantine"}, "'quarantine' is no action"),
         ({"server": "clamd"}, "'clamd' is no address"),

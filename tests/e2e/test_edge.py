@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.e2e.edge_rig import TELLS, put_edge_on_front
 from tests.e2e.gate import Gate, reset_connection
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
-
-REFUSED = "inline:{{nobody@example.org=550 5.1.1 no such user, 5%}, {later@example.org=450 4.2.0 busy}}"
 
 SPEAKS = r"""
 def answer(text):
@@ -46,46 +45,11 @@ async def act(text):
     return verdict
 """
 
-TELLS = """
-class Tells(Plugin):
-    def connect(self, session):
-        self.log.info("saw connect", address=session.address, port=session.port, host=session.name, helo=session.helo,
-                      to=session.daemon_address, service=session.daemon_name)
-
-    def helo(self, session, name):
-        self.log.info("saw helo", who=name)
-
-    def unrecognized_command(self, session, verb):
-        self.log.info("saw unknown", verb=verb)
-
-    def mail(self, transaction, sender, parameters):
-        session = transaction.session
-        self.log.info("saw mail", sender=str(sender), size=parameters.get("SIZE"), login=session.login,
-                      method=session.sasl_method, known=transaction.authenticated)
-
-    def rcpt_refused(self, transaction, recipient, reply):
-        self.log.info("saw refused", rcpt=str(recipient.address), outcome=recipient.outcome, code=reply.code,
-                      enhanced=reply.enhanced, why=reply.text, offered=len(transaction.recipients))
-
-    def deny(self, session, hook, verdict):
-        self.log.info("saw deny", hook=hook, kind=verdict.kind)
-
-    def reset_transaction(self, transaction):
-        self.log.info("saw reset")
-
-    def disconnect(self, session):
-        self.log.info("saw disconnect", host=session.name)
-"""
-
 
 @pytest.fixture(scope="module")
 def edge_gate(module_gate: Gate) -> Gate:
     """Put the edge on the front, which refuses some recipients by itself."""
-    module_gate.daemon.configure(more={"milter": {"edge": True}})
-    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
-    restrictions = f"check_recipient_access {REFUSED}"
-    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": restrictions})
-    module_gate.postfix.reload()
+    put_edge_on_front(module_gate)
     return module_gate
 
 

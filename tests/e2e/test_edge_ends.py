@@ -9,9 +9,9 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.e2e.edge_rig import EDGE, NOTES, counted, put_edge_on_front
 from tests.e2e.gate import MESSAGE, Gate, reset_connection
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
-from tests.e2e.test_edge_session import EDGE, NOTES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 VANISHING = 60
 """At once; every second one leaves without a word."""
 
-REFUSED = "inline:{{nobody@example.org=550 5.1.1 no such user}}"
-
 
 @pytest.fixture(scope="module")
 def edge_gate(module_gate: Gate) -> Gate:
     """Put the edge on the front, which refuses a recipient by itself."""
-    module_gate.daemon.configure(more={"milter": EDGE})
-    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
-    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": f"check_recipient_access {REFUSED}"})
-    module_gate.postfix.reload()
+    put_edge_on_front(module_gate)
     return module_gate
 
 

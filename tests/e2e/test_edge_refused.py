@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.e2e.edge_rig import TELLS, put_edge_on_front
 from tests.e2e.postfix_rig import SmtpClient, queue_id
-from tests.e2e.test_edge import REFUSED, TELLS
 
 if TYPE_CHECKING:
     from tests.e2e.gate import Gate
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def edge_gate(module_gate: Gate) -> Gate:
     """Put the edge on the front, which refuses some recipients by itself."""
-    module_gate.daemon.configure(more={"milter": {"edge": True}})
-    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
-    restrictions = f"check_recipient_access {REFUSED}"
-    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": restrictions})
-    module_gate.postfix.reload()
+    put_edge_on_front(module_gate)
     return module_gate
 
 

@@ -4,46 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import Counter
 
 import pytest
+from tests.e2e.edge_rig import EDGE, NOTES, counted, put_edge_on_front
 from tests.e2e.gate import MESSAGE, Gate
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
-
-REFUSED = "inline:{{nobody@example.org=550 5.1.1 no such user}}"
-
-NOTES = """
-class Notes(Plugin):
-    def connect(self, session):
-        self.log.info("saw connect", port=session.port)
-        self.notes(session)["port"] = session.port
-
-    def helo(self, session, name):
-        self.log.info("saw helo", who=name, esmtp=session.esmtp)
-        self.notes(session)["helo"] = name
-
-    def mail(self, transaction, sender, parameters):
-        self.log.info("saw mail", txn=transaction.id)
-        self.notes(transaction)["sender"] = str(sender)
-
-    def rcpt(self, transaction, recipient):
-        self.log.info("saw rcpt", txn=transaction.id, esmtp=transaction.session.esmtp)
-
-    def data_post(self, transaction, message):
-        session = self.notes(transaction.session)
-        message.add_header("X-Notes", f"{session['helo']} {self.notes(transaction)['sender']} {session['port']}")
-
-    def reset_transaction(self, transaction):
-        self.log.info("saw reset", txn=transaction.id)
-
-    def disconnect(self, session):
-        self.log.info("saw disconnect", port=session.port)
-
-    def reload(self):
-        self.log.info("told reload")
-"""
-
-EDGE = {"edge": True}
 
 SESSIONS = 200
 """At once; the front gets a process for each."""
@@ -52,12 +17,10 @@ SESSIONS = 200
 @pytest.fixture(scope="module")
 def edge_gate(module_gate: Gate) -> Gate:
     """Put the edge on the front, which refuses a recipient by itself; the front at `plain_port` is without."""
-    module_gate.daemon.configure(more={"milter": EDGE})
-    module_gate.daemon.apply(module_gate.postfix.config_dir, module_gate.postfix.front_service)
+    put_edge_on_front(module_gate)
     without = f"127.0.0.1:{module_gate.plain_port}/inet"
     module_gate.daemon.apply(module_gate.postfix.config_dir, without)
     module_gate.postfix.postconf_service(without, {"smtpd_milters": ""})
-    module_gate.postfix.postconf_edit({"smtpd_recipient_restrictions": f"check_recipient_access {REFUSED}"})
     module_gate.postfix.postconf("-F", f"{module_gate.postfix.front_service}/process_limit={SESSIONS + 20}")
     module_gate.postfix.reload()
     return module_gate
@@ -67,10 +30,6 @@ def edge_gate(module_gate: Gate) -> Gate:
 def notes(edge_gate: Gate, gate: Gate) -> Gate:
     gate.use(hooks={"notes": NOTES}, milter=EDGE)
     return gate
-
-
-def counted(gate: Gate, seen: int) -> Counter[str]:
-    return Counter(re.findall(r'event="saw (\w+)"', gate.daemon.log(seen)))
 
 
 def noted(gate: Gate, identity: str) -> list[str]:

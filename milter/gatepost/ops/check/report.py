@@ -22,7 +22,11 @@ LINES_PER_FILE = 1000
 def show(examination: Examination, *, as_json: bool) -> int:
     """Print the findings, on stderr unless as JSON, and a summary; return the exit status."""
     if as_json:
-        print(json.dumps([finding.plain() for finding in examination.findings], indent=2, ensure_ascii=False))
+        text = json.dumps([finding.plain() for finding in examination.findings], indent=2, ensure_ascii=False)
+        # Line by line: with PYTHONUNBUFFERED, Python drops the rest of what a pipe takes only a part of. Up to 4 KiB
+        # (PIPE_BUF) it takes all or nothing.
+        for line in text.split("\n"):
+            print(line)
     else:
         for line in _lines(examination.findings):
             print(line, file=sys.stderr)

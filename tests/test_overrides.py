@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_validator
 from structlog.testing import capture_logs
 
 from gatepost.errors import ConfigError
@@ -32,6 +32,15 @@ class Spam(PluginOptions):
 
 class SpamReject(PluginOptions):
     threshold: int = 1
+
+
+class Broken(PluginOptions):
+    limit: str = "5"
+
+    @field_validator("limit")
+    @classmethod
+    def _check(cls, value: str) -> str:
+        return value + 1  # type: ignore[operator,no-any-return]
 
 
 LOADED: dict[str, type[PluginOptions]] = {"greylist": Greylist, "aliases": Aliases, "spamassassin": Spam}
@@ -131,6 +140,15 @@ def test_a_mistake_is_one_line_that_names_it(text: str, names: list[str]) -> Non
     line = problem(text)
 
     assert [name for name in names if name not in line] == []
+
+
+def test_a_validator_that_fails_is_a_mistake_of_its_plugin() -> None:
+    catalogue = Catalogue({"broken": Broken})
+
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides("broken.limit=7", catalogue)
+
+    assert str(caught.value).startswith("broken: the options of test_overrides cannot be used: TypeError: ")
 
 
 def test_every_mistake_of_a_text_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,6 +63,11 @@ class BySender(Plugin):
 class Failing(Plugin):
     async def connect(self, session: Session) -> None:
         raise ValueError("bad")
+
+
+class Endless(Plugin):
+    async def connect(self, session: Session) -> None:
+        await asyncio.Event().wait()
 
 
 # --- run_hook -------------------------------------------------------------------------------------------------------
@@ -165,6 +171,11 @@ async def test_the_deny_hook_is_told_the_hook_and_the_verdict_given() -> None:
 async def test_a_hook_that_fails_fails_the_test() -> None:
     with pytest.raises(AssertionError, match=r"failing\.connect failed: ValueError: bad"):
         await run_hook(Failing, "connect")
+
+
+async def test_a_hook_that_overruns_the_plugins_timeout_fails_the_test() -> None:
+    with pytest.raises(AssertionError, match=r"endless\.connect failed: no answer within 0\.05 s"):
+        await run_hook(Endless, "connect", options={"timeout": "50ms"})
 
 
 async def test_a_hook_that_the_plugin_does_not_have_is_told() -> None:

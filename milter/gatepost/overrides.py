@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from gatepost.config import did_you_mean, explain
 from gatepost.errors import ConfigError
 from gatepost.option import Fixed, Overrides
+from gatepost.plugin_options import validated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,7 +180,9 @@ def _value(option: _Option, model: type[PluginOptions]) -> str | bool | list[str
 def _invalid(plugin: str, values: Mapping[str, Any], model: type[PluginOptions]) -> list[str]:
     """Return what is wrong with the values, a line each; options that are merely not given are not."""
     try:
-        model.model_validate(values)
+        validated(model, values, None)
+    except ConfigError as unusable:
+        return [f"{plugin}: {unusable.message}"]
     except ValidationError as invalid:
         return [
             f"{'.'.join(map(str, (plugin, *error['loc'])))}: {explain(error)}"

@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from gatepost.plugin import Plugin
 
 
+def validated(model: type[PluginOptions], fields: Mapping[str, Any], base: Path | None) -> PluginOptions:
+    """Return the fields as a plugin's options; relative paths among them begin in `base`, None leaves them as they are.
+
+    Raises pydantic's ValidationError for values that are wrong, and ConfigError for a model that cannot be used: then
+    what is to be mended is the plugin.
+    """
+    try:
+        return model.model_validate(fields, context={"base": base} if base else None)
+    except (ConfigError, ValidationError):
+        raise
+    except (Exception, SystemExit) as error:
+        file = Path(inspect.getfile(model))
+        # An annotation that names nothing, found only now, when the model is completed; or a validator of the plugin's.
+        reason = error.message.splitlines()[0] if isinstance(error, PydanticUserError) else one_line(error)
+        problem = f"the options of {file.stem} cannot be used: {type(error).__name__}: {reason}"
+        raise ConfigError(problem, file, line_in(error, file) or line_of(file, model.__name__)) from error
+
+
 def check_options(entry: PluginEntry, plugin_class: type[Plugin[Any]], file: Path | None, base: Path) -> PluginOptions:
     """Return the entry's options, typed; ConfigErrors with a line of `file` for each that is wrong.
 
@@ -43,7 +61,7 @@ def examine_options(
     """
     model = plugin_class.options_class
     try:
-        return _validate(model, entry.options, base), []
+        return validated(model, entry.options, base), []
     except ConfigError as unusable:
         return None, [unusable.at(file, entry.line)]
     except ValidationError as invalid:
@@ -53,21 +71,8 @@ def examine_options(
     told = (error for error in details if not _follows(error, entry, wrong) and not _sums_up(error, details))
     errors = in_order(_explain(error, entry, model, file) for error in told)
     with suppress(ConfigError, ValidationError):
-        return _validate(model, right, base), errors
+        return validated(model, right, base), errors
     return None, errors
-
-
-def _validate(model: type[PluginOptions], fields: Mapping[str, Any], base: Path) -> PluginOptions:
-    try:
-        return model.model_validate(fields, context={"base": base})
-    except (ConfigError, ValidationError):
-        raise
-    except (Exception, SystemExit) as error:
-        file = Path(inspect.getfile(model))
-        # An annotation that names nothing, found only now, when the model is completed; or a validator of the plugin's.
-        reason = error.message.splitlines()[0] if isinstance(error, PydanticUserError) else one_line(error)
-        problem = f"the options of {file.stem} cannot be used: {type(error).__name__}: {reason}"
-        raise ConfigError(problem, file, line_in(error, file) or line_of(file, model.__name__)) from error
 
 
 def _follows(error: ErrorDetails, entry: PluginEntry, wrong: set[str]) -> bool:

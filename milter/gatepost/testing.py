@@ -340,7 +340,7 @@ async def run_hook(
 ) -> HookResult:
     """Run one hook of one plugin once; what it needs beside `arguments` (by the hook table's names) is made up.
 
-    ValueError if the plugin has no such hook, AssertionError if the hook fails.
+    ValueError if the plugin has no such hook, AssertionError if the hook fails or takes longer than its `timeout`.
     """
     keywords: dict[str, Any] = {"directory": directory, "clock": clock, "dns": dns}
     given: tuple[type[Plugin[Any]], ...] = ()
@@ -376,7 +376,8 @@ async def run_hook(
         if not made.pipeline.calls.get(hook):
             raise ValueError(f"{made.pipeline.plugins[0].name} has no hook {hook}")
         call = made.pipeline.calls[hook][0]
-        verdict = await call(tuple(made_up[name] for name in HOOKS[hook].arguments), BUDGET_S)
+        timeout_s = min(call.loaded.plugin.options().timeout, BUDGET_S)
+        verdict = await call(tuple(made_up[name] for name in HOOKS[hook].arguments), timeout_s)
         if not isinstance(verdict, Verdict):
             raise AssertionError(f"{call.loaded.name}.{hook} failed: {verdict.detail}")
         return HookResult(verdict, session, transaction, transaction.recipients[-1], message)

@@ -47,7 +47,9 @@ class Service:
         self.config = config
         self._notifier = Notifier()
         self._stopping = asyncio.Event()
-        self._is_serving = False
+        self._serving = asyncio.Event()
+        self._reload_is_due = False
+        """Another SIGHUP before the reload has begun asks for nothing more."""
         self._tasks: set[asyncio.Task[None]] = set()
         """Those that are cancelled at the end."""
         self._retiring: set[asyncio.Task[None]] = set()
@@ -68,7 +70,7 @@ class Service:
         self._take_signals()
         with self._notifier:
             if await self._unless_stopped(self._start()):
-                self._is_serving = True
+                self._serving.set()
                 self._notifier.ready(self._status("serving"))
                 await self._stopping.wait()
                 await self._stop()
@@ -122,7 +124,12 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
+
+    def _told_to_reload(self) -> None:
+        if not self._reload_is_due:
+            self._reload_is_due = True
+            self._spawn(self.reload())
 
     def _told_to_stop(self) -> None:
         """A second signal changes nothing: messages under way are finished, in bounded time. SIGKILL does not wait."""
@@ -143,10 +150,15 @@ class Service:
         task.add_done_callback(tasks.discard)
 
     async def reload(self) -> None:
-        """Read the configuration and the plugins again, and swap them in at once; on any error nothing changes."""
+        """Read the configuration and the plugins again, and swap them in at once; on any error nothing changes.
+
+        While the daemon starts, it waits for that: the start may have read a file before it was changed.
+        """
         async with self._reloading:
-            if not self._is_serving or self._stopping.is_set():
-                return  # it is still starting, with what is new, or about to end
+            await self._serving.wait()
+            self._reload_is_due = False
+            if self._stopping.is_set():
+                return
             self._notifier.reloading()
             status = "not reloaded, the old configuration stays in force: see the log"
             try:

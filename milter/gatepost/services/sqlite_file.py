@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gatepost.errors import ConfigError, Unavailable
@@ -88,7 +89,7 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise ConfigError(f"[store] url: {path} cannot be opened: {error}") from error
         try:
-            self._set_up()
+            self._set_up(busy_timeout_s)
         except sqlite3.Error as error:
             self._connection.close()
             raise ConfigError(f"[store] url: {self._explain(error)}") from error
@@ -96,7 +97,7 @@ class SqliteFile:
             self._connection.close()
             raise
 
-    def _set_up(self) -> None:
+    def _set_up(self, busy_timeout_s: float) -> None:
         execute = self._connection.execute
         (application,) = execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION_ID:
@@ -106,12 +107,25 @@ class SqliteFile:
             raise ConfigError(
                 f"[store] url: {self._path} was written by a newer gatepost; install that, or another file"
             )
-        (journal,) = execute("PRAGMA journal_mode = WAL").fetchone()
+        journal = self._enter_wal(busy_timeout_s)
         if self._path is not None and journal != "wal":
             raise ConfigError(f"[store] url: {self._path} must be on a local file system, SQLite cannot use WAL there")
         # With WAL, NORMAL survives a killed process; only a power cut may take the last moments, never consistency.
         execute("PRAGMA synchronous = NORMAL")
         execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+
+    def _enter_wal(self, busy_timeout_s: float) -> str:
+        """Return the journal mode. Here SQLite itself does not wait for another process that opens a new file, too."""
+        end = time.monotonic() + busy_timeout_s
+        while True:
+            try:
+                (journal,) = self._connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.005)
+            else:
+                return str(journal)
 
     def _create_schema(self) -> None:
         execute = self._connection.execute

@@ -85,6 +85,6 @@ async def gathered(fleet: Fleet, count: int) -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what happens next is a few steps of the event loop away
             await asyncio.sleep(0)

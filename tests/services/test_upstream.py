@@ -9,7 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 from tests.faulty_server import faulty_server
-from tests.services.fleet import ONE, REFUSED, THREE, TWO, Fleet, told
+from tests.services.fleet import ONE, REFUSED, THREE, TWO, Fleet, told, until
 from tests.services.hand_clock import HandClock
 
 from gatepost import Endpoint, Unavailable
@@ -95,7 +95,7 @@ async def test_a_mistake_of_the_caller_is_no_failure_of_the_server(logged: list[
 
 
 @pytest.mark.parametrize("fault", ["garbage", "endless", "close", "half", "silence"])
-async def test_real_servers_that_misbehave_are_passed_over(fault: Fault) -> None:
+async def test_real_servers_that_misbehave_are_passed_over(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     async def line(server: Endpoint) -> bytes:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         try:
@@ -107,7 +107,9 @@ async def test_real_servers_that_misbehave_are_passed_over(fault: Fault) -> None
         finally:
             writer.close()
 
-    of_hook.set(Deadline.after(1.0))
+    # Half of it is for the first, which may use it up; the other may take as long as a busy machine takes.
+    left_s = iter([1.0, 60.0])
+    monkeypatch.setattr(upstream, "_time_left_s", lambda: next(left_s))
     async with faulty_server(fault) as bad, faulty_server("half", b"yes") as good:
         servers = Upstreams("scan", [bad.endpoint, good.endpoint], structlog.get_logger())
         assert await servers.ask(line) == b"yes"
@@ -173,15 +175,33 @@ async def test_who_is_left_alone_gets_no_share(shares: list[float], monkeypatch:
     assert shares == [30.0]
 
 
-async def test_the_answer_is_known_before_the_hooks_time_is_over() -> None:
-    fleet = Fleet(ONE, TWO)
-    fleet.state = {ONE: None, TWO: None}
+async def test_the_answer_is_known_before_the_hooks_time_is_over(
+    shares: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr("gatepost.deadline.monotonic", clock)
     limit = Deadline.after(0.5)
     of_hook.set(limit)
 
+    async def takes_its_share(server: Endpoint) -> None:
+        clock.now += shares[-1]
+        raise TimeoutError
+
+    servers = Upstreams("scan", (ONE, TWO), structlog.get_logger(), HandClock())
+    with pytest.raises(Unavailable):
+        await servers.ask(takes_its_share)
+
+    assert len(shares) == 2
+    assert 0 < limit.remaining() < 0.1
+
+
+async def test_who_keeps_silent_is_left_when_its_share_is_over() -> None:
+    fleet = Fleet(ONE, TWO)
+    fleet.state = {ONE: None, TWO: None}
+    of_hook.set(Deadline.after(0.5))
+
     await fleet.fail()
 
-    assert limit.remaining() > 0
     assert fleet.asked == [1, 2]
 
 
@@ -189,6 +209,23 @@ async def test_without_a_hook_there_is_a_limit_too(shares: list[float]) -> None:
     assert of_hook.get() is None
     await Fleet(ONE).ask()
     assert shares == [upstream.TIME_S]
+
+
+@pytest.mark.parametrize(("left_s", "failures"), [(0.0, 1), (5.0, 0)])
+async def test_silence_until_the_pipeline_gives_up_counts_and_to_be_called_off_before_does_not(
+    monkeypatch: pytest.MonkeyPatch, left_s: float, failures: int
+) -> None:
+    monkeypatch.setattr(upstream, "_time_left_s", lambda: 30.0)
+    fleet = Fleet(ONE)
+    fleet.state = {ONE: None}
+    asked = asyncio.create_task(fleet.ask())
+    await until(lambda: fleet.asked == [1])
+    monkeypatch.setattr(upstream, "_time_left_s", lambda: left_s)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+
+    assert fleet.upstreams.servers[0].failures == failures
 
 
 async def test_no_answer_in_hardly_any_time_says_nothing_about_the_server(logged: list[Any]) -> None:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 _SEARCH_PATH: Final = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
 # Below Linux's ephemeral ports (32768 and up): no outgoing connection of the host can take one between our look and
-# Postfix's bind().
+# Postfix's bind(). Each process takes them by the block, so that no other demo or test is given the same one meanwhile.
 _PORTS: Final = range(20000, 32000)
-_given_ports: set[int] = set()
+_BLOCK: Final = 100
+_own_ports: list[int] = []
 
 _MAIN_CF: Final = {
     "compatibility_level": "3.6",
@@ -122,16 +123,30 @@ def write_configuration(directory: Path, main: Mapping[str, str], services: Sequ
 
 
 def free_loopback_port() -> int:
-    """Return a TCP port that nothing on 127.0.0.1 listens on now, and that this process was not given before."""
-    for port in random.sample(_PORTS, 200):
-        if port in _given_ports:
-            continue  # it may still be about to be listened on
+    """Return a TCP port that nothing on 127.0.0.1 listens on now.
+
+    As long as this process runs, it is given to nobody else, here or in another process that calls this.
+    """
+    while True:
+        if not _own_ports:
+            _own_ports.extend(_claim_block())
+        port = _own_ports.pop()
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                _given_ports.add(port)
                 return port
+
+
+def _claim_block() -> list[int]:
+    """Return the ports of a block, in random order, that no other process has claimed."""
+    blocks = [_PORTS[n : n + _BLOCK] for n in range(0, len(_PORTS), _BLOCK)]
+    for block in random.sample(blocks, len(blocks)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim, contextlib.suppress(OSError):
+            # A name in the abstract namespace: whoever binds it has it, until the process ends in whatever way.
+            claim.bind(f"\0gatepost-ports-{block.start}")
+            claim.detach()
+            return random.sample(block, len(block))
     raise ConfigError(f"no free port on 127.0.0.1 between {_PORTS.start} and {_PORTS.stop}: stop what holds them")
 
 

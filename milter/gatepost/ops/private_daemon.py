@@ -30,9 +30,10 @@ COMMAND: Final = (sys.executable, "-c", "from gatepost.ops.cli import main; main
 _POLL_S: Final = 0.01
 
 # Starting takes a second, ending as long as messages are under way; the limits are for a host that is badly overloaded.
-_START_TIMEOUT_S: Final = 30.0
+_START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 30.0
 _COMMAND_TIMEOUT_S: Final = 120.0
+_LOG_TIMEOUT_S: Final = 30.0
 
 
 class PrivateDaemon:
@@ -193,7 +194,7 @@ class PrivateDaemon:
         """Return the log's length in bytes, to be given as `since` later."""
         return self.log_file.stat().st_size if self.log_file.exists() else 0
 
-    def wait_for_log(self, pattern: str, *, since: int = 0, timeout_s: float = 10.0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, *, since: int = 0, timeout_s: float = _LOG_TIMEOUT_S) -> re.Match[str]:
         """Return the first match of a regular expression in the log from byte `since` on; else TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while (found := re.search(pattern, self.log(since))) is None:

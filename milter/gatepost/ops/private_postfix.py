@@ -30,8 +30,11 @@ __all__ = ["PrivatePostfix", "QueueEntry", "free_loopback_port"]
 
 _POLL_S: Final = 0.01
 
-# A message moves twice at most before it rests, so that three listings see it; one more for what comes in meanwhile.
-_LISTINGS: Final = 4
+# Waits that are over in milliseconds; the limit is for a host that is badly overloaded.
+_TIMEOUT_S: Final = 30.0
+
+# How long, after a reload, a new qmgr(8) is waited for: a sign, not a condition, for a bad configuration may forbid it.
+_QUEUE_MANAGER_S: Final = 5.0
 
 # Every command here takes milliseconds; the limit is for a host that is badly overloaded.
 _COMMAND_TIMEOUT_S: Final = 60.0
@@ -102,14 +105,14 @@ class PrivatePostfix:
         _kill_group(master, signal.SIGTERM)
         if not _poll(lambda: not self._processes(master), timeout_s=0.2):
             _kill_group(master, signal.SIGKILL)
-        _poll(lambda: not self._processes(master), timeout_s=5.0)
+        _poll(lambda: not self._processes(master), _TIMEOUT_S)
         if names := sorted(name for _, name in self._processes(master)):
             raise TimeoutError(f"{self.queue_dir}: {', '.join(names)} of process group {master} outlive SIGKILL")
 
-    def reload(self, *, timeout_s: float = 10.0) -> None:
+    def reload(self, *, timeout_s: float = _TIMEOUT_S) -> None:
         """Reload and return when the services are set up anew; connections under way go on with the old settings."""
         reloads = self.log().count(": reload -- version")
-        old = {pid for pid, name in self._processes(self._master_pid() or 0) if name == "qmgr"}
+        old = self._queue_managers()
         self._age_main_cf()
         self._run("reload")
         # master(8) logs before it acts, and qmgr(8), never busy, leaves as soon as master has dropped it.
@@ -122,6 +125,13 @@ class PrivatePostfix:
         )
         if not done:
             raise TimeoutError(f"Postfix has not reloaded in {timeout_s} s; its log ends: {self.log()[-500:]}")
+        # qmgr stands near the top of master.cf, and master sets up one service after the other. It forks again once it
+        # is through with all: a new qmgr, which is woken here because the old one may have taken the waking with it.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
+            wake.settimeout(timeout_s)
+            wake.connect(str(self.queue_dir / "public" / "qmgr"))
+            wake.send(b"W")
+            _poll(lambda: bool(self._queue_managers()), _QUEUE_MANAGER_S)
 
     def postconf(self, *arguments: str) -> str:
         """Return what `postconf -c DIR ARGUMENTS` prints, without the last newline."""
@@ -142,15 +152,20 @@ class PrivatePostfix:
 
     def queue(self) -> list[QueueEntry]:
         """Return every message in the queue, in no particular order; whatever was answered 250 is there."""
-        # showq(8) walks the queues one after the other: a message that moves meanwhile is listed twice or not at all.
-        for _ in range(_LISTINGS):
+        found: dict[str, QueueEntry] = {}
+
+        def is_whole() -> bool:
+            # showq(8) walks the queues one after the other: a message that moves meanwhile is listed twice or not at
+            # all. It moves twice at most before it rests, but of many one or another moves for a while.
             on_disk = self._queue_ids()
-            found = {entry.queue_id: entry for entry in self._listing()}
-            if on_disk <= found.keys():
-                break
+            found.clear()
+            found.update((entry.queue_id, entry) for entry in self._listing())
+            return on_disk <= found.keys()
+
+        _poll(is_whole, _TIMEOUT_S)
         return list(found.values())
 
-    def wait_for_queue(self, count: int, timeout_s: float = 10.0) -> list[QueueEntry]:
+    def wait_for_queue(self, count: int, timeout_s: float = _TIMEOUT_S) -> list[QueueEntry]:
         """Return the queue once it holds `count` messages or more; TimeoutError with the end of the log otherwise."""
         if not _poll(lambda: len(self.queue()) >= count, timeout_s):
             raise TimeoutError(f"{len(self.queue())} messages, not {count}; the log ends: {self.log()[-2000:]}")
@@ -175,13 +190,16 @@ class PrivatePostfix:
         """Return the log so far; lines come by way of postlogd(8), shortly after what they tell of."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 10.0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, timeout_s: float = _TIMEOUT_S) -> re.Match[str]:
         """Return the first match of a regular expression in the log once it is there; TimeoutError otherwise."""
         if not _poll(lambda: re.search(pattern, self.log()) is not None, timeout_s):
             raise TimeoutError(f"no {pattern!r} in the log, which ends: {self.log()[-2000:]}")
         found = re.search(pattern, self.log())
         assert found is not None
         return found
+
+    def _queue_managers(self) -> set[int]:
+        return {pid for pid, name in self._processes(self._master_pid() or 0) if name == "qmgr"}
 
     def _queue_ids(self) -> set[str]:
         """Return the ids of all messages, from the queue directories in the order in which mail moves through them."""

@@ -107,8 +107,9 @@ def _keep(screen: Screen, stage: Stage) -> None:
   editor {toml}; kill -HUP {stage.daemon.pid}    # change it, reload
 """
     )
-    screen.say(f"Ctrl-C here (or kill {os.getpid()}) ends it all and removes the directory.", "bold")
     try:
+        # Whoever reads this may do so at once.
+        screen.say(f"Ctrl-C here (or kill {os.getpid()}) ends it all and removes the directory.", "bold")
         while True:
             # Raises ConfigError once the daemon does not run any more.
             _ = stage.daemon.pid

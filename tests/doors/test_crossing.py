@@ -25,7 +25,7 @@ async def test_what_is_started_begins_before_what_the_thread_runs_next_and_takes
 
     def callbacks() -> list[str]:
         crossing.start(lingers)
-        return crossing.run(answers, Deadline.after(5))
+        return crossing.run(answers, Deadline.after(60))
 
     assert await asyncio.to_thread(callbacks) == ["begun"]
     release.set()
@@ -45,7 +45,7 @@ async def test_a_bug_in_what_is_started_is_logged() -> None:
 
     def callbacks() -> None:
         crossing.start(fails)
-        crossing.run(answers, Deadline.after(5))
+        crossing.run(answers, Deadline.after(60))
 
     with capture_logs() as logs:
         await asyncio.to_thread(callbacks)

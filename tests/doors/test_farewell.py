@@ -24,7 +24,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.Strea
     server = await loop.create_server(lambda: FarewellConnection("mx.example.org", open_ones), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             yield reader, writer, open_ones
     finally:
         writer.close()

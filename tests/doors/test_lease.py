@@ -64,9 +64,9 @@ async def lease_for(plugin: type[Plugin], sender: str = "a@example.net") -> Asyn
         transaction = Transaction("s.1", Session("s", "192.0.2.1"), Address.parse(sender))
         flow = Flow(made.pipeline, ContentSection(), Tally(), transaction)
         recipient = Recipient(Address.parse("c@example.org"), transaction)
-        assert await flow.rcpt(recipient, Deadline.after(10)) is None
+        assert await flow.rcpt(recipient, Deadline.after(60)) is None
         flow.answered(recipient, 250)
-        assert await flow.data(Deadline.after(10)) is None
+        assert await flow.data(Deadline.after(60)) is None
         front = Front()
         yield Lease(flow, lambda: front.there), front
 
@@ -98,7 +98,7 @@ async def test_without_content_hooks_no_milter_session_is_needed() -> None:
 @pytest.mark.parametrize(("sender", "denied"), [("a@example.net", False), ("bad@example.net", True)])
 async def test_a_decision_in_time_counts(sender: str, denied: bool) -> None:
     async with lease_for(Editor, sender) as (lease, _):
-        lease.deadline = Deadline.after(10)
+        lease.deadline = Deadline.after(60)
         decision = await lease.decide(message())
 
         assert decision is not None
@@ -114,7 +114,7 @@ async def test_before_the_dot_was_forwarded_nothing_is_decided() -> None:
 
 async def test_once_the_front_has_gone_nothing_may_be_queued() -> None:
     async with lease_for(Editor) as (lease, front):
-        lease.deadline = Deadline.after(10)
+        lease.deadline = Deadline.after(60)
         front.there = False
 
         assert await lease.decide(message()) is None

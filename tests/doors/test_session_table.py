@@ -75,7 +75,7 @@ async def rig(idle_s: float = IDLE_S) -> AsyncIterator[Rig]:
 
 
 async def poll(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from tests.e2e.postfix_rig import NextHop, SmtpClient, queue_id
 from tests.socket_holder import SocketHolder
 
 from gatepost.config import ProxySection
+from gatepost.errors import EX_TEMPFAIL
 from gatepost.ops.private_daemon import COMMAND, PrivateDaemon
 from gatepost.ops.private_postfix import free_loopback_port
 from gatepost.ops.service import GREETED_S
@@ -54,8 +57,14 @@ class Endless:
         self._meanwhile.start()
 
     def _come_meanwhile(self) -> None:
-        with SmtpClient(self.daemon.proxy_port, timeout_s=60) as client:
+        # The daemon is killed if the tests end before it has.
+        with suppress(OSError), SmtpClient(self.daemon.proxy_port, timeout_s=60) as client:
             self.heard_meanwhile.append(client.command(b"MAIL FROM:<sender@example.com>"))
+
+    def replies_meanwhile(self) -> list[bytes]:
+        """What the second client has heard; the daemon may have ended before its thread has read it."""
+        self._meanwhile.join(30)
+        return self.heard_meanwhile
 
     def close(self) -> None:
         self.client.close()
@@ -231,7 +240,7 @@ def test_sigterm_ends_a_start_that_is_stuck(alone: PrivateDaemon, where: str) ->
         assert process.stderr is not None
         assert process.stderr.readline() == b"stuck begins\n"
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=15)
+        _, log = process.communicate(timeout=30)
     finally:
         process.kill()
     assert process.returncode == 0
@@ -251,6 +260,39 @@ def test_sigterm_ends_a_daemon_whose_reload_is_stuck(alone: PrivateDaemon) -> No
     assert alone.wait() == 0
 
 
+# --- when the milter is lost
+
+
+def threads_open_to_sighup(pid: int) -> list[int]:
+    """Return all but the first, to which the kernel gives a signal if it can; one of them is libmilter's."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        blocked = re.search(r"^SigBlk:\s*(\w+)", (task / "status").read_text(), re.MULTILINE)
+        if blocked and not int(blocked[1], 16) & 1 << signal.SIGHUP - 1 and int(task.name) != pid:
+            found.append(int(task.name))
+    return found
+
+
+def test_without_its_milter_the_daemon_ends_to_be_started_anew(alone: PrivateDaemon) -> None:
+    """The kernel may give libmilter a signal that is the daemon's; then every message would have to wait."""
+    write(alone, "class Stuck(Plugin):\n    pass\n")
+    alone.start()
+    pid = alone.pid
+    for thread in threads_open_to_sighup(pid):
+        # What another thread gets is a reload.
+        ctypes.CDLL(None).tgkill(pid, thread, signal.SIGHUP)
+    # libmilter looks up from its socket every 5 s, or when somebody connects.
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+        knock.connect(str(alone.directory / "run" / "milter.sock"))
+    assert alone.wait() == EX_TEMPFAIL
+    log = alone.log()
+    assert 'event="the milter has ended by itself, and the daemon with it"' in log
+    assert log.endswith("gatepost: the milter had ended by itself: start the daemon again\n")
+    assert not (alone.directory / "run" / "milter.sock").exists()
+    alone.start()
+    alone.stop()
+
+
 # --- the bound; the last test of this module
 
 
@@ -261,7 +303,7 @@ def test_a_client_that_never_finishes_is_waited_for_as_long_as_the_front_would(e
     assert re.search(r"event=stopped aborted=1 offered=1", log)
     assert endless.client.hung_up()
     # Who connected meanwhile has not been left waiting for longer than a front does.
-    assert endless.heard_meanwhile == [CLOSING]
+    assert endless.replies_meanwhile() == [CLOSING]
     # Without the dot nothing of it is queued.
     (conversation,) = endless.next_hop.conversations()
     assert not conversation.content.endswith(b"\r\n.\r\n")

@@ -21,8 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 import socket
 import threading
+import time
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
@@ -76,6 +79,9 @@ STOP_LIMIT_S = 6.0
 """A little more than libmilter needs by itself to see that it is to stop."""
 KNOCK_INTERVAL_S = 0.02
 
+_SIGNAL_THREAD_S = 1.0
+_THREADS = Path("/proc/self/task")
+
 _log = structlog.get_logger("gatepost.milter")
 _Arguments = ParamSpec("_Arguments")
 
@@ -124,9 +130,12 @@ def _guarded(
 class MilterDoor:
     """The milter socket and its thread. One for each process, and never started again after `stop`."""
 
-    def __init__(self, endpoint: Endpoint, board: Switchboard) -> None:
+    def __init__(self, endpoint: Endpoint, board: Switchboard, on_end: Callable[[], None]) -> None:
+        """Call `on_end` on the event loop if libmilter ends without `stop`: it cannot be started again."""
         self._endpoint = endpoint
         self._board = board
+        self._on_end = on_end
+        self._is_stopping = False
         self._thread: threading.Thread | None = None
         self._crossing: Crossing
 
@@ -161,14 +170,18 @@ class MilterDoor:
 
     def start(self) -> None:
         """Serve, in a thread of its own; the running event loop decides."""
-        self._crossing = Crossing(asyncio.get_running_loop())
-        self._thread = threading.Thread(target=milter.main, name="milter", daemon=True)
+        loop = asyncio.get_running_loop()
+        self._crossing = Crossing(loop)
+        self._thread = threading.Thread(target=self._serve, args=(loop,), name="milter", daemon=True)
+        before = _threads()
         self._thread.start()
+        _await_signal_thread(before, self._thread.native_id)
 
     async def stop(self) -> None:
         """End the thread; messages under way must have ended before. Takes up to libmilter's 5 s."""
         if self._thread is None:
             return
+        self._is_stopping = True
         stopping = asyncio.create_task(asyncio.to_thread(milter.stop))
         # It looks up from its socket when somebody connects, else every 5 s. A knock before it was told to stop is in
         # vain, so more than one.
@@ -180,6 +193,16 @@ class MilterDoor:
         await asyncio.gather(stopping, return_exceptions=True)
         if self._endpoint.path is not None:
             Path(self._endpoint.path).unlink(missing_ok=True)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run libmilter to its end. Its signal thread, too, may end it, with a signal that was the daemon's."""
+        try:
+            with suppress(milter.error):  # it has logged its reason to syslog
+                milter.main()
+        finally:
+            if not self._is_stopping:
+                with suppress(RuntimeError):  # the loop is gone: so is the daemon
+                    loop.call_soon_threadsafe(self._on_end)
 
     def _on_negotiate(self, ctx: Any, options: list[int]) -> int:
         offered_actions, offered = options[0], options[1]
@@ -297,3 +320,28 @@ class MilterDoor:
             if session.edge is not None:
                 session.edge.close()
         return milter.CONTINUE
+
+
+def _await_signal_thread(before: set[int], milter_thread: int | None) -> None:
+    """Return once libmilter's own signal thread waits; it is the one that is new and does not block SIGHUP.
+
+    It waits for SIGHUP, SIGTERM and SIGINT, to end the milter (libmilter/signal.c). The kernel gives them to our main
+    thread, but one that is still pending there when the other begins to wait is taken by that: a reload is lost, and
+    with it the milter. So nobody may be told before that we are ready.
+    """
+    deadline = time.monotonic() + _SIGNAL_THREAD_S
+    while _THREADS.is_dir() and time.monotonic() < deadline:
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            open_to_it = {thread for thread in _threads() - before if not _blocks_hangup(thread)}
+            if open_to_it and milter_thread not in open_to_it:
+                return
+        time.sleep(0.001)
+
+
+def _threads() -> set[int]:
+    return {int(entry.name) for entry in _THREADS.iterdir()} if _THREADS.is_dir() else set()
+
+
+def _blocks_hangup(thread: int) -> bool:
+    found = re.search(r"^SigBlk:\s*(\w+)", (_THREADS / str(thread) / "status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) & 1 << signal.SIGHUP - 1)

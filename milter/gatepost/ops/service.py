@@ -16,6 +16,7 @@ import structlog
 
 from gatepost.config import Config, StoreSection, read_config
 from gatepost.doors.farewell import FarewellConnection
+from gatepost.doors.milter_socket import SocketError
 from gatepost.doors.milterd import MilterDoor
 from gatepost.doors.proxy import ProxyConnection
 from gatepost.doors.switchboard import Switchboard
@@ -48,6 +49,7 @@ class Service:
         self._notifier = Notifier()
         self._stopping = asyncio.Event()
         self._serving = asyncio.Event()
+        self._milter_is_lost = False
         self._reload_is_due = False
         """Another SIGHUP before the reload has begun asks for nothing more."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +67,7 @@ class Service:
     async def run(self) -> None:
         """Start, serve, and end in order on SIGTERM or SIGINT, also while it is still starting; SIGHUP reloads.
 
-        ConfigError for what the administrator wrote, SocketError for a socket that cannot be had.
+        ConfigError for what the administrator wrote, SocketError for a socket that cannot be had or was lost.
         """
         self._take_signals()
         with self._notifier:
@@ -76,6 +78,8 @@ class Service:
                 await self._stop()
             else:
                 _log.info("stopped before it was ready")
+        if self._milter_is_lost:
+            raise SocketError("the milter had ended by itself: start the daemon again")
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> bool:
         """Return True once `work` is done; False if a signal ended it before. Raises what it raises."""
@@ -109,7 +113,7 @@ class Service:
             self._listener = open_listener(Endpoint.parse(self.config.proxy.listen), received)
             undo.push_async_callback(self._listener.close)
             milter_socket = Endpoint.parse(self.config.milter.socket)
-            self._door = MilterDoor(milter_socket, self.board)
+            self._door = MilterDoor(milter_socket, self.board, self._milter_ended)
             self._door.open()
             self._door.start()
             undo.push_async_callback(self._door.stop)
@@ -135,6 +139,12 @@ class Service:
         """A second signal changes nothing: messages under way are finished, in bounded time. SIGKILL does not wait."""
         if self._stopping.is_set():
             _log.info("already stopping")
+        self._stopping.set()
+
+    def _milter_ended(self) -> None:
+        """End, to be started anew by the service manager: without the milter every message would be put off."""
+        _log.error("the milter has ended by itself, and the daemon with it")
+        self._milter_is_lost = True
         self._stopping.set()
 
     def _make_connection(self) -> ProxyConnection:

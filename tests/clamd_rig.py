@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Self
 
-START_S: Final = 15.0
+START_S: Final = 60.0
+"""For a host that is badly overloaded."""
+
 STREAM_LIMIT_BYTES: Final = 2 << 20
 """Its StreamMaxLength, unless a test says otherwise."""
 
@@ -139,7 +141,7 @@ class Clamd:
     def command(self, command: bytes) -> bytes:
         """Say a command such as `RELOAD`; return the answer."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(30)
             connection.connect(str(self.unix.path))
             connection.sendall(b"z" + command + b"\0")
             return connection.recv(4096).rstrip(b"\0")

@@ -1,4 +1,7 @@
-"""For all tests: in continuous integration nothing is skipped, because a server that is missing there is a defect."""
+"""For all tests: nothing is skipped in continuous integration, and no example of Hypothesis has a time limit.
+
+A server that is missing there is a defect. The time of an example says more about the machine than about the code.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pluggy import Result
+
+settings.register_profile("no time limit", settings.default, deadline=None)
+settings.load_profile("no time limit")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -28,12 +28,17 @@ import dns.message
 import dns.query
 import pytest
 
+from gatepost.ops.private_postfix import free_loopback_port
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
-START_S = 10.0
+START_S = 30.0
+STOP_S = 15.0
+"""For a host that is badly overloaded, both."""
+
 SOA = "$TTL 300\n@ IN SOA ns.invalid. hostmaster.invalid. 1 3600 600 86400 60\n@ IN NS ns.invalid.\n"
 """Stands before a zone of `NameServer` that has no SOA of its own: positive answers 300 s, negative ones 60 s."""
 
@@ -92,20 +97,17 @@ class Server(ABC):
         zone = next(iter(self.zones)).partition(":")[0]
         query = dns.message.make_query(zone, "SOA")
         end = time.monotonic() + START_S
+        patience_s = 0.1
         while time.monotonic() < end and self._process.poll() is None:
             with contextlib.suppress(dns.exception.DNSException, OSError):
-                dns.query.udp(query, "127.0.0.1", port=self.port, timeout=0.1)
+                dns.query.udp(query, "127.0.0.1", port=self.port, timeout=patience_s)
                 return True
             time.sleep(0.02)
+            patience_s *= 1.2
         return False
 
     def _stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        end_server(self._process, self.port, STOP_S)
 
 
 class BlockList(Server):
@@ -157,16 +159,38 @@ class NameServer(Server):
 
 
 def free_port() -> int:
-    """Return a loopback port that is free for UDP and for TCP."""
-    while True:
-        with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
-            udp.bind(("127.0.0.1", 0))
-            port: int = udp.getsockname()[1]
-            try:
-                tcp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    """Return a loopback port that is free for UDP and for TCP, and that no outgoing connection or query can take."""
+    while not is_free(port := free_loopback_port()):
+        pass
+    return port
+
+
+def is_free(port: int) -> bool:
+    """Tell whether nobody has that port of 127.0.0.1 for UDP, and nobody listens on it for TCP."""
+    with socket.socket(type=socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def end_server(process: subprocess.Popen[bytes], port: int, limit_s: float) -> None:
+    """End a server that leads a process group, and return when nobody has its port any more.
+
+    Its children may outlive it for a moment: they would still answer, or be in the way of the next one.
+    """
+    process.terminate()
+    end = time.monotonic() + limit_s
+    while process.poll() is None or not is_free(port):
+        if time.monotonic() > end:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.wait()
 
 
 @dataclass(slots=True)
@@ -229,7 +253,7 @@ class Relay(Answering):
     def _ask(self, query: bytes) -> bytes:
         # The server is on this machine and takes microseconds.
         with socket.socket(type=socket.SOCK_DGRAM) as upstream:
-            upstream.settimeout(5)
+            upstream.settimeout(30)
             upstream.connect(self._upstream)
             upstream.send(query)
             return upstream.recv(65535)

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dns_rig import free_port
+from tests.dns_rig import end_server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
 START_S = 60.0
-"""For a host that is badly overloaded."""
+STOP_S = 15.0
+"""For a host that is badly overloaded, both."""
 
 STOCK = Path("/usr/share/spamassassin")
 
@@ -111,6 +112,10 @@ class Spamd:
         """For whom, in order; its own user if none was named."""
         return re.findall(r"spamd: checking message .* for ([^\s:]+):\d+", self.log)
 
+    def scans_of(self, message_id: str) -> int:
+        """Return how often it was given the message with that Message-ID: no other test's message is among them."""
+        return len(re.findall(rf"spamd: checking message {re.escape(message_id)} ", self.log))
+
     def _start_somewhere(self) -> None:
         # The port is free when we look, and may be taken when spamd does: then another one.
         for _ in range(4):
@@ -151,12 +156,7 @@ class Spamd:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        end_server(self._process, self.port, STOP_S)
         self._process = None
         self.path.unlink(missing_ok=True)
 

@@ -85,7 +85,7 @@ class Rig:
 
 
 def wait_for_listener(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
@@ -117,7 +117,7 @@ def rig() -> Iterator[Rig]:
 
 def test_postfix_makes_of_the_edits_what_the_message_shows(rig: Rig) -> None:
     queue_ids = {}
-    with smtplib.SMTP("127.0.0.1", rig.port, timeout=30) as client:
+    with smtplib.SMTP("127.0.0.1", rig.port, timeout=60) as client:
         client.ehlo("client.example")
         for seed in range(SEEDS):
             client.mail("sender@example.org")
@@ -126,7 +126,7 @@ def test_postfix_makes_of_the_edits_what_the_message_shows(rig: Rig) -> None:
             code, text = client.data(HEADER.format(seed=seed) + "\r\nline one\r\nline two\r\n")
             assert code == 250, text
             queue_ids[seed] = text.decode().split()[-1]
-    entries = {entry.queue_id: entry for entry in rig.postfix.wait_for_queue(SEEDS)}
+    entries = {entry.queue_id: entry for entry in rig.postfix.wait_for_queue(SEEDS, 60)}
 
     kinds: set[str] = set()
     assert rig.milter.stdout is not None

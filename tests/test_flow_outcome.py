@@ -125,7 +125,7 @@ WHAT = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.lists(WHAT, max_size=5), st.booleans()), max_size=3),
     st.sampled_from(["lenient", "defer-rest"]),

@@ -88,7 +88,7 @@ async def scanned(plugin: type[Counting], messages: list[Message], users: tuple[
             for user in users:
                 scopes = Scopes()
                 scopes.transaction.notes["user"] = {"name": user}
-                answer = await call((scopes.transaction, seen), 10)
+                answer = await call((scopes.transaction, seen), 60)
                 said.append(getattr(answer, "text", None) or getattr(answer, "detail", None))
         return said
 

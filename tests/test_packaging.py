@@ -84,7 +84,9 @@ def test_the_wheel_holds_the_code_and_what_it_shares_and_nothing_else(wheel: Pat
     assert len(names) == len(set(names))
     assert "gatepost/py.typed" in names
     for bundled in ("hooks", "postfix", "systemd"):
-        files = {file.name for file in (ROOT / bundled).rglob("*") if file.is_file() and file.suffix != ".pyc"}
+        files = {
+            file.name for file in (ROOT / bundled).rglob("*") if file.is_file() and "__pycache__" not in file.parts
+        }
         shared = {name.rpartition("/")[2] for name in names if name.startswith(f"gatepost/_share/{bundled}/")}
         assert shared == files != set()
     strays = [name for name in names if not name.startswith(("gatepost/", "gatepost-"))]

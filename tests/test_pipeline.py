@@ -211,6 +211,6 @@ async def test_outside_of_a_transaction_records_are_kept_on_the_session() -> Non
 
     session = Session("s", "192.0.2.1")
     async with gate(Connected) as made:
-        await made.pipeline.run("connect", session, session, deadline=Deadline.after(1))
+        await made.pipeline.run("connect", session, session, deadline=Deadline.after(60))
 
     assert [(record.hook, record.recipient) for record in session.records] == [("connect", None)]

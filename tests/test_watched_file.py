@@ -42,7 +42,7 @@ def replace(file: Path, text: str) -> None:
 
 
 async def poll(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
@@ -139,7 +139,7 @@ async def test_a_large_version_is_parsed_in_a_thread_while_the_old_one_serves(fi
     def parse_slowly(text: str, path: Path) -> int:
         threads.append(threading.current_thread())
         if len(text) > INLINE_LIMIT_BYTES:
-            release.wait(10)
+            release.wait(60)
         return len(text)
 
     watched = WatchedFile(file, parse_slowly)

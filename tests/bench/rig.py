@@ -100,8 +100,7 @@ class Rig:
         lane = self._lanes[name]
         if lane.is_filtered:
             # Greylisting wants to see its sender twice.
-            self._send(lane, 1, check=False)
-            lane.sent = self._accepted(lane)
+            lane.sent += self._send(lane, 1, check=False)
         return self.round(name, messages).rate
 
     def round(self, name: str, messages: int) -> Round:
@@ -173,7 +172,8 @@ class Rig:
         except ConfigError as error:
             raise BenchError(f"{lane.variant.name}: {error}") from error
 
-    def _send(self, lane: _Lane, messages: int, *, check: bool = True) -> None:
+    def _send(self, lane: _Lane, messages: int, *, check: bool = True) -> bool:
+        """Send and return whether all were accepted; BenchError if they were not, unless `check` is false."""
         done = subprocess.run(
             [
                 *("smtp-source", "-s", str(min(SESSIONS, messages)), "-m", str(messages), "-l", str(LENGTH_BYTES)),
@@ -185,8 +185,10 @@ class Rig:
             timeout=_ROUND_TIMEOUT_S,
             check=False,
         )
-        if check and (done.returncode or done.stderr):
+        accepted = not (done.returncode or done.stderr)
+        if check and not accepted:
             raise BenchError(f"{lane.variant.name}: smtp-source: {done.stderr.strip()}\n{lane.gatepost.log()[-1500:]}")
+        return accepted
 
     def _wait_for_empty_queue(self) -> None:
         deadline = time.monotonic() + _ROUND_TIMEOUT_S

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.timeout(600)
 def test_rounds_go_through_postfix_alone_and_through_gatepost() -> None:
     variants = [variant for variant in VARIANTS if variant.name in {BASELINE, "commands", "content"}]
     with Rig(variants, Path(tempfile.gettempdir()), loop=None, profile=False) as rig:

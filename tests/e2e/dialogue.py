@@ -155,7 +155,7 @@ class Performance:
     def _logged(self, expected: str) -> None:
         count, _, text = expected.partition(": ")
         try:
-            wait_until(lambda: self._gate.daemon.log(self._log_start).count(text) >= int(count), 5)
+            wait_until(lambda: self._gate.daemon.log(self._log_start).count(text) >= int(count))
         finally:
             log = self._gate.daemon.log(self._log_start)
             assert log.count(text) == int(count), log

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.e2e.postfix_rig import wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.gate import Gate
@@ -85,6 +88,18 @@ def put_edge_on_front(gate: Gate) -> None:
     gate.daemon.apply(gate.postfix.config_dir, gate.postfix.front_service)
     gate.postfix.postconf_edit({"smtpd_recipient_restrictions": f"check_recipient_access {REFUSED}"})
     gate.postfix.reload()
+
+
+def wait_until_left(gate: Gate) -> None:
+    """Return once no smtpd is connected to the milter: of the clients of an earlier test nothing comes any more."""
+    path = f"{gate.daemon.directory}/run/milter.sock"
+
+    def is_left() -> bool:
+        # Num RefCount Protocol Flags Type St Inode Path; what listens there has flags.
+        found = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+        return not any(words[3] == "00000000" and words[7:] == [path] for words in found)
+
+    wait_until(is_left)
 
 
 def counted(gate: Gate, seen: int) -> Counter[str]:

@@ -107,17 +107,29 @@ class Gate:
         return entry, text
 
     def wait_until_idle(self) -> None:
-        """Return once no connection of a front is open: all transactions have ended, and are in the log."""
+        """Return once no connection of a front is open: what was answered is in the log.
+
+        What a front that is gone has left behind may take a moment more, and so may connections to the inner smtpd.
+        """
         wait_until(lambda: not self.connections(self.daemon.proxy_port))
 
+    def wait_until_pool_is_empty(self) -> None:
+        """Return once no connection to the inner smtpd is open, its own end included; what is kept stays for longer."""
+        wait_until(lambda: not self.connections(self.daemon.inner_port))
+
     def connections(self, port: int) -> int:
-        """Return how many TCP connections there are with `port` at one end."""
+        """Return how many TCP connections to `port` there are that who listens there has not let go of."""
+        return len(self.peers(port))
+
+    def peers(self, port: int) -> list[str]:
+        """Return the other ends of these connections, as the kernel writes them."""
         suffix = f":{port:04X}"
-        found = 0
+        found = []
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, remote, state, *_ = line.split()
-            # ESTABLISHED and CLOSE_WAIT: what our side has not let go of.
-            found += local.endswith(suffix) and not remote.endswith(":0000") and state in {"01", "08"}
+            # ESTABLISHED and CLOSE_WAIT.
+            if local.endswith(suffix) and not remote.endswith(":0000") and state in {"01", "08"}:
+                found.append(remote)
         return found
 
     def tally(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 30.0
 """Past this a conversation hangs: long for a busy machine, never waited for when all is well."""
 
 XFORWARD_ALL = b"NAME ADDR PORT HELO IDENT PROTO SOURCE"
@@ -238,14 +238,19 @@ class NextHop:
 
     @staticmethod
     def _take_content(connection: socket.socket, conversation: Conversation, script: Script) -> bool:
-        while not (b"\r\n" + conversation.content).endswith(b"\r\n.\r\n"):
-            more = connection.recv(65536)
-            if not more:
-                return False
-            conversation.content += more
-            if script.content is not None:
-                connection.sendall(script.content)
-                return False
+        # Not one growing bytes, which is copied for every piece.
+        content = bytearray(b"\r\n" + conversation.content)
+        try:
+            while not content.endswith(b"\r\n.\r\n"):
+                more = connection.recv(65536)
+                if not more:
+                    return False
+                content += more
+                if script.content is not None:
+                    connection.sendall(script.content)
+                    return False
+        finally:
+            conversation.content = bytes(content[2:])
         connection.sendall(script.dot)
         return script.hang_up != "dot"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.postfix_rig import NextHop, Script
+from tests.e2e.postfix_rig import NextHop, Script, wait_until
 
 from gatepost.config import load_config
 from gatepost.endpoint import Endpoint
@@ -151,6 +151,15 @@ def test_something_else_in_the_place_of_the_proxy(host: Host, script: Script, sa
         assert found.command == f"ss -tlpn sport = :{host.daemon.proxy_port}"
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether SIGSTOP has reached every thread of the process."""
+    with suppress(FileNotFoundError):  # a thread that has just ended
+        # The state stands after the name, which is in parentheses.
+        states = {(task / "stat").read_text().rpartition(") ")[2][0] for task in Path(f"/proc/{pid}/task").iterdir()}
+        return states == {"T"}
+    return False
+
+
 def test_a_gatepost_that_hangs_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TIMEOUT_S", 0.3)
     endpoints = (
@@ -159,6 +168,7 @@ def test_a_gatepost_that_hangs_is_not_waited_for(host: Host, monkeypatch: pytest
     )
     host.daemon.signal(signal.SIGSTOP)
     try:
+        wait_until(lambda: is_stopped(host.daemon.pid))
         for ask, endpoint in zip((live.greet, live.negotiate), endpoints, strict=True):
             with pytest.raises(live.Unusable, match=r"says nothing in 0\.3 s"):
                 ask(endpoint)

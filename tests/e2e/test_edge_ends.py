@@ -9,7 +9,7 @@ from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.edge_rig import EDGE, NOTES, counted, put_edge_on_front
+from tests.e2e.edge_rig import EDGE, NOTES, counted, put_edge_on_front, wait_until_left
 from tests.e2e.gate import MESSAGE, Gate, reset_connection
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
 
@@ -29,6 +29,7 @@ def edge_gate(module_gate: Gate) -> Gate:
 
 @pytest.fixture
 def notes(edge_gate: Gate, gate: Gate) -> Gate:
+    wait_until_left(gate)
     gate.use(hooks={"notes": NOTES}, milter=EDGE)
     return gate
 
@@ -62,7 +63,7 @@ def test_clients_that_vanish_leave_nothing_behind(notes: Gate) -> None:
     for thread in threads:
         thread.join(60)
     assert len(queued) == VANISHING / 2
-    wait_until(lambda: counted(notes, seen)["disconnect"] == VANISHING)
+    wait_until(lambda: counted(notes, seen)["disconnect"] == VANISHING, 60)
     saw = counted(notes, seen)
     assert saw["connect"] == VANISHING
     assert saw["mail"] == saw["reset"] >= VANISHING / 2
@@ -86,7 +87,7 @@ def test_what_a_transaction_leaves_behind_does_not_hold_up_the_client(notes: Gat
     """
     table = '[[plugin]]\nname = "lingers"\ntimeout = "25s"\n'
     hooks = {"lingers": "from pathlib import Path\n" + dedent(source)}
-    notes.use(table, hooks=hooks, milter={"edge": True, "edge_timeout": "1s"})
+    notes.use(table, hooks=hooks, milter={"edge": True, "edge_timeout": "2s"})
     seen = notes.daemon.log_size()
     with notes.client() as client:
         assert client.command(b"MAIL FROM:<slow@example.com>").startswith(b"250 ")
@@ -114,7 +115,7 @@ def test_a_client_that_idles_on_old_plugins_does_not_hold_up_the_end(notes: Gate
         client.command(b"MAIL FROM:<a@example.com>")
         notes.use(hooks={"notes": NOTES}, milter=EDGE)
         notes.daemon.signal(signal.SIGTERM)
-        assert notes.daemon.wait(10) == 0
+        assert notes.daemon.wait() == 0
         assert client.command(b"RCPT TO:<a@example.org>").startswith(b"4")
     assert counted(notes, seen)["reset"] == counted(notes, seen)["disconnect"] == 1
     notes.use(hooks={"notes": NOTES}, milter=EDGE)
@@ -131,7 +132,7 @@ def test_a_client_that_comes_while_the_daemon_ends_hears_421(notes: Gate) -> Non
         with SmtpClient(notes.postfix.front_port, helo=None) as late:
             assert late.greeting.startswith(b"421 ")
         queue_id(under_way.content(MESSAGE))
-        assert notes.daemon.wait(10) == 0
+        assert notes.daemon.wait() == 0
     notes.use(hooks={"notes": NOTES}, milter=EDGE)
 
 

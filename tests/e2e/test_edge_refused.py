@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.edge_rig import TELLS, put_edge_on_front
+from tests.e2e.edge_rig import TELLS, put_edge_on_front, wait_until_left
 from tests.e2e.postfix_rig import SmtpClient, queue_id
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def edge_gate(module_gate: Gate) -> Gate:
 
 @pytest.fixture
 def tells(edge_gate: Gate, gate: Gate) -> Gate:
+    wait_until_left(gate)
     gate.use(hooks={"tells": TELLS}, milter={"edge": True})
     return gate
 

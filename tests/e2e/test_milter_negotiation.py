@@ -51,7 +51,7 @@ FLAGS |= {"P_NR_MAIL", "P_NR_RCPT", "P_NR_UNKN"}
 def negotiated(gate: Gate) -> tuple[int, set[str], list[tuple[int, str]]]:
     """Open a milter session as smtpd does; return the actions, the protocol flags and the macros that are asked for."""
     with socket.socket(socket.AF_UNIX) as smtpd:
-        smtpd.settimeout(10)
+        smtpd.settimeout(30)
         smtpd.connect(f"{gate.daemon.directory}/run/milter.sock")
         smtpd.sendall(struct.pack(">IcIII", 13, b"O", 6, ACTIONS, OFFERED))
         with smtpd.makefile("rb") as stream:

@@ -97,7 +97,7 @@ def test_xforward_names_the_client_in_the_log_for_one_transaction(inner: Inner) 
         reply = client.command(b"XFORWARD NAME=mail.example ADDR=192.0.2.7 PORT=4711 HELO=h PROTO=ESMTP")
         assert reply == b"250 2.0.0 Ok\r\n"
         with_xforward, without = queue_id(client.message()), queue_id(client.message())
-    log = inner.postfix.wait_for_log(rf"{without}: (.*)")
+    log = inner.postfix.wait_for_log(rf"{without}: (.*)\n")
     assert "orig_client" not in log[1]
     assert log[1].startswith("client=unknown[127.0.0.1]")
     inner.postfix.wait_for_log(

@@ -6,12 +6,25 @@ import re
 import signal
 import threading
 from functools import partial
+from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.gate import MESSAGE, PREAMBLE, Gate
 from tests.e2e.postfix_rig import queue_id, wait_until
 
 from gatepost.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def release(gate: Gate) -> Path:
+    """A file for which a hook waits, so that what is to happen meanwhile has happened however busy the machine is."""
+    release = gate.daemon.directory / "release"
+    release.unlink(missing_ok=True)
+    return release
 
 
 def marks(text: str) -> str:
@@ -132,7 +145,10 @@ def test_options_of_a_client_that_the_new_plugins_do_not_have_are_left_out_for_i
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-def test_a_client_that_is_just_being_greeted_finishes_with_the_old_plugins(gate: Gate, blocking: bool) -> None:
+def test_a_client_that_is_just_being_greeted_finishes_with_the_old_plugins(
+    gate: Gate, release: Path, blocking: bool
+) -> None:
+    sleep = "time.sleep" if blocking else "await asyncio.sleep"
     source = f"""
     class Greets(Plugin):
         blocking = {blocking}
@@ -140,7 +156,9 @@ def test_a_client_that_is_just_being_greeted_finishes_with_the_old_plugins(gate:
 
         {"" if blocking else "async "}def connect(self, session):
             self.log.info("connect begins")
-            {"time.sleep(0.5)" if blocking else "await asyncio.sleep(0.5)"}
+            while not Path({str(release)!r}).exists():
+                {sleep}(0.02)
+            {sleep}(0.2)
             if self.over:
                 return Deny("asked after its end")
 
@@ -150,13 +168,14 @@ def test_a_client_that_is_just_being_greeted_finishes_with_the_old_plugins(gate:
         async def reload(self):
             self.over = True
     """
-    gate.use(hooks={"greets": source})
+    gate.use(hooks={"greets": "from pathlib import Path\n" + dedent(source)})
     seen = gate.daemon.log_size()
     with gate.client() as client:
         client.command(b"MAIL FROM:<sender@example.com>")
         client.send(b"RCPT TO:<a@example.org>\r\n")
         gate.daemon.wait_for_log("connect begins", since=seen)
         gate.use(hooks={"marks": marks("two")})
+        release.touch()
         assert client.reply().startswith(b"250 ")
         assert marked(gate, queue_id(client.content(MESSAGE))) == ["two"]
 
@@ -263,7 +282,7 @@ def test_twenty_reloads_under_load_and_every_transaction_is_wholly_old_or_wholly
         for n in range(1, RELOADS + 1):
             enough_sent = messages(load) + CLIENTS
             gate.use(hooks=odd if n % 2 else even)
-            wait_until(partial(at_least, enough_sent, load))
+            wait_until(partial(at_least, enough_sent, load), 60)
     finally:
         enough.set()
         for client in load:
@@ -300,10 +319,14 @@ def headers_of_queue(gate: Gate) -> list[tuple[str, str]]:
 # The end
 
 SLOW_END = """
+from pathlib import Path
+
 class Slow(Plugin):
     async def data_post(self, transaction, message):
         self.log.info("data_post begins")
-        await asyncio.sleep(0.4)
+        while not Path("RELEASE").exists():
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         message.add_header("X-Mark", "slow")
 
     async def queue_post(self, transaction):
@@ -319,8 +342,8 @@ class Slow(Plugin):
 
 
 @pytest.mark.parametrize("stage", ["rcpt", "content", "dot"])
-def test_sigterm_lets_a_message_under_way_finish(gate: Gate, stage: str) -> None:
-    gate.use(hooks={"slow": SLOW_END}, restart=True)
+def test_sigterm_lets_a_message_under_way_finish(gate: Gate, release: Path, stage: str) -> None:
+    gate.use(hooks={"slow": SLOW_END.replace("RELEASE", str(release))}, restart=True)
     seen = gate.daemon.log_size()
     with gate.client() as client:
         client.transaction(b"a@example.org")
@@ -331,6 +354,7 @@ def test_sigterm_lets_a_message_under_way_finish(gate: Gate, stage: str) -> None
             gate.daemon.wait_for_log("data_post begins", since=seen)
         gate.daemon.signal(signal.SIGTERM)
         gate.daemon.wait_for_log("event=stopping messages=1", since=seen)
+        release.touch()
         match stage:
             case "rcpt":
                 reply = client.content(MESSAGE)

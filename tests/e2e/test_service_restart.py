@@ -98,7 +98,7 @@ def test_restarts_under_load_are_seen_by_no_client(gate: Gate) -> None:
         sending = [threads.submit(send_until, gate, number, enough) for number in range(CLIENTS)]
         try:
             for _ in range(RESTARTS):
-                wait_until(partial(more_than, gate, listed(gate) + CLIENTS))
+                wait_until(partial(more_than, gate, listed(gate) + CLIENTS), 60)
                 gate.daemon.stop()
                 gate.daemon.start()
         finally:
@@ -195,7 +195,7 @@ def test_crashes_under_load_queue_each_message_once_and_every_250_is_kept(gate: 
         sending = [threads.submit(send_until, gate, number, enough) for number in range(CLIENTS)]
         try:
             for _ in range(RESTARTS):
-                wait_until(partial(more_than, gate, listed(gate) + CLIENTS))
+                wait_until(partial(more_than, gate, listed(gate) + CLIENTS), 60)
                 crash(gate)
         finally:
             enough.set()

@@ -28,6 +28,7 @@ ALIASES = """
 patient@example.org: patient@example.org (spamassassin_reject_threshold=2000)
 strict@example.org: strict@example.org (spamassassin.reject_threshold=3)
 bob@example.org: bob@example.org
+impatient@example.org: impatient@example.org (spamassassin.timeout=500ms)
 """
 
 
@@ -175,12 +176,14 @@ def test_leniently_they_get_it_together_after_one_scan(gate: Gate, spamd: Spamd)
 
 def test_a_spamd_that_dies_or_stands_still_puts_mail_off(gate: Gate) -> None:
     with Spamd() as mortal:
-        use(gate, mortal, "reject_threshold = 10", 'timeout = "500ms"')
+        use(gate, mortal, "reject_threshold = 10")
         assert gate.send(SPAM, b"bob@example.org") == REFUSED
         seen = gate.daemon.log_size()
         with mortal.paused():
-            assert gate.send(SPAM, b"bob@example.org").startswith(b"451 4.3.0 ")
+            # Only here: on a busy machine a scan takes longer than that.
+            assert gate.send(SPAM, b"impatient@example.org").startswith(b"451 4.3.0 ")
         gate.daemon.wait_for_log("no answer within", since=seen)
+        seen = gate.daemon.log_size()
         mortal.stop()
         assert gate.send(SPAM, b"bob@example.org").startswith(b"451 4.3.0 ")
         gate.daemon.wait_for_log(f"server={mortal.server}", since=seen)

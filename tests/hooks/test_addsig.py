@@ -286,7 +286,9 @@ async def test_the_domain_is_compared_without_case_and_may_be_utf_8(directory: P
         st.sampled_from([MULTIPART, b"--in\r\n", b"--out--\r\n", b"\r\n", b"\xff", b"Content-Type: text/html\r\n"])
     )
 )
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 def test_no_message_makes_it_fail_and_what_it_adds_is_all_that_changes(directory: Path, pieces: list[bytes]) -> None:
     content = MULTIPART[:100] + b"".join(pieces)
     before = bytes(Message.parse(content, *ENVELOPE).body)

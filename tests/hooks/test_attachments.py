@@ -362,7 +362,7 @@ LINES = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(LINES, max_size=30))
 def test_nothing_that_a_stranger_sends_raises(lines: list[str]) -> None:
     message = Message.parse("\r\n".join(lines).encode(), Address.parse("a@b.c"), [Address.parse("d@e.f")])

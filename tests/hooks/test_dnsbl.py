@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.dns_rig import Answering, BlockList, Relay
+from tests.dns_rig import Answering, BlockList
+from tests.services.patient_dns import GatheringRelay, patient_resolver
 
 from gatepost.errors import ConfigError
 from gatepost.testing import Gate, gate
@@ -269,7 +270,8 @@ async def test_a_reason_that_cannot_be_had_is_left_out() -> None:
 
 async def test_fifty_recipients_cost_one_look_up(server: BlockList) -> None:
     before = len(server.queries())
-    async with gate(dns=[server.address], dnsbl={"zones": ["bl.example", "second.example"]}) as postfix:
+    zones = ["bl.example", "second.example"]
+    async with gate(dns=patient_resolver(server.address), dnsbl={"zones": zones}) as postfix:
         client = postfix.client("192.0.2.1")
         await client.mail()
         replies = {(await client.rcpt(f"r{number}@example.org")).code for number in range(50)}
@@ -286,11 +288,11 @@ async def test_all_zones_are_asked_at_the_same_time() -> None:
     zones = [f"zone{number}.example" for number in range(20)]
     with BlockList({zone: "192.0.2.1\n" if zone == zones[-1] else "192.0.2.2\n" for zone in zones}) as lists:
         async with (
-            Relay(lists.address, delay_s=0.2) as late,
-            gate(dns=[late.address], dnsbl={"zones": zones}) as postfix,
+            GatheringRelay(lists.address, 20) as relay,
+            gate(dns=patient_resolver(relay.address), dnsbl={"zones": zones}) as postfix,
         ):
             assert (await rcpt(postfix)).startswith(LISTED + "zone19.example")
-    assert late.most == 20
+    assert relay.most == 20
 
 
 async def test_a_client_without_an_address_is_not_asked_about() -> None:

@@ -22,7 +22,7 @@ async def verdict_on(rig: Rig, names: list[str]) -> Verdict:
     mail = await rig.mail()
     headers = Headers([Header(name, b" somewhere") for name in names])
     return await rig.pipeline.run(
-        "data_headers_end", mail.transaction, mail.transaction, headers, deadline=Deadline.after(10)
+        "data_headers_end", mail.transaction, mail.transaction, headers, deadline=Deadline.after(60)
     )
 
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from tests.dns_rig import Answering, NameServer, Relay
+from tests.services.patient_dns import patient_resolver
 
 from gatepost.errors import ConfigError
 from gatepost.testing import Gate, gate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     Refusal = Callable[..., Awaitable[str]]
@@ -209,8 +211,12 @@ async def test_a_broken_aaaa_does_not_hide_an_address() -> None:
         assert await rcpt(postfix, "a@bad.example") == TEMPORARY
 
 
+def asking(counting: Relay) -> AbstractAsyncContextManager[Gate]:
+    return gate(dns=patient_resolver(counting.address), resolvable_fromhost={})
+
+
 async def test_a_common_message_costs_two_questions(server: NameServer) -> None:
-    async with Relay(server.address) as counting, gate(dns=[counting.address], resolvable_fromhost={}) as postfix:
+    async with Relay(server.address) as counting, asking(counting) as postfix:
         client = postfix.client()
         await client.mail("alice@mx.zone.example")
         replies = {(await client.rcpt(f"r{number}@example.org")).code for number in range(10)}
@@ -219,7 +225,7 @@ async def test_a_common_message_costs_two_questions(server: NameServer) -> None:
 
 
 async def test_many_mail_hosts_cost_a_bounded_number_of_questions(server: NameServer) -> None:
-    async with Relay(server.address) as counting, gate(dns=[counting.address], resolvable_fromhost={}) as postfix:
+    async with Relay(server.address) as counting, asking(counting) as postfix:
         await rcpt(postfix, "a@many.zone.example")
         # The MX, then A and AAAA of ten hosts.
         assert counting.asked == 21

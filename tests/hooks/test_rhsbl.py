@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from tests.dns_rig import BlockList
+from tests.services.patient_dns import patient_resolver
 
 from gatepost.errors import ConfigError
 from gatepost.testing import Gate, gate
@@ -50,7 +51,7 @@ def refusal(server: BlockList) -> Refusal:
     async def ask(
         sender: str, zones: Any, *, helo: str | None = None, client: str | None = None, **options: Any
     ) -> str:
-        async with gate(dns=[server.address], rhsbl={"zones": zones, **options}) as postfix:
+        async with gate(dns=patient_resolver(server.address), rhsbl={"zones": zones, **options}) as postfix:
             return await rcpt(postfix, sender, helo=helo, name=client)
 
     return ask

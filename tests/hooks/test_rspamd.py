@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.e2e.postfix_rig import wait_until
 from tests.rspamd_rig import GTUBE, GTUBE_ADD_HEADER, GTUBE_REWRITE_SUBJECT, MAX_MESSAGE_BYTES, Rspamd, mail
 
 from gatepost import Address, Deny, Message, Plugin, Transaction
@@ -248,15 +250,17 @@ async def test_a_null_sender_and_many_recipients(rspamd: Rspamd) -> None:
 async def test_one_scan_for_recipients_that_disagree_unless_rspamd_is_asked_something_else(rspamd: Rspamd) -> None:
     async with gate(content={"disagree": "lenient"}, rspamd={"server": rspamd.server}) as postfix:
         for options, scans in (({"reject": "tag"}, 1), ({"reject": "tag", "settings_id": "other"}, 2)):
-            before = rspamd.scans()
             client = postfix.client()
             await client.mail()
             for name in ("b", "c"):
                 await client.rcpt(f"{name}@example.org")
             client.transaction.recipients[1].override(Overrides({"rspamd": options}))
-            reply = await client.data(SPAM)
-            assert (reply.code, rspamd.scans() - before) == (250, scans)
-            assert added(client) == ["X-Spam: Yes"]
+            reply = await client.data(f"Message-ID: <{scans}@example.net>\r\n".encode() + SPAM)
+            assert reply.code == 250
+            # It logs a scan when it has answered.
+            await asyncio.to_thread(wait_until, lambda: rspamd.scans_of(f"<{scans}@example.net>") >= scans)  # noqa: B023
+            assert rspamd.scans_of(f"<{scans}@example.net>") == scans
+            assert added(client) == [f"Message-ID: <{scans}@example.net>", "X-Spam: Yes"]
 
 
 async def test_large_messages_are_streamed_and_very_large_ones_not_scanned(rspamd: Rspamd) -> None:

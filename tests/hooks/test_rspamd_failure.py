@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from tests.faulty_server import Fault, faulty_server
+from tests.hooks.short_shares import short_shares
 from tests.rspamd_rig import GTUBE, Rspamd, mail
 
 from gatepost import Address
@@ -69,10 +71,11 @@ async def test_a_server_that_makes_no_sense_is_passed_over(
 async def test_alone_it_defers_and_is_left_alone(fault: Fault) -> None:
     async with (
         faulty_server(fault) as faulty,
-        gate(rspamd={"server": str(faulty.endpoint), "timeout": 0.5}) as postfix,
+        gate(rspamd={"server": str(faulty.endpoint), "timeout": 25}) as postfix,
     ):
-        for _ in range(upstream.FAILURES):
-            assert (await reply(postfix)).startswith(NOT_NOW)
+        with short_shares():
+            for _ in range(upstream.FAILURES):
+                assert (await reply(postfix)).startswith(NOT_NOW)
         visits = faulty.visits
         assert (await reply(postfix)).startswith(NOT_NOW)
         assert faulty.visits == visits
@@ -197,14 +200,18 @@ async def test_a_hung_one_costs_its_share_of_the_time_and_no_more(
 ) -> None:
     monkeypatch.setattr(upstream, "PAUSE_S", 0.05)
     with Rspamd() as hung:
-        async with gate(rspamd={"server": [hung.socket, rspamd.server], "timeout": 1.5}) as postfix:
+        async with gate(rspamd={"server": [hung.socket, rspamd.server], "timeout": 60}) as postfix:
+            # The hung one has half of the first; the other may take as long as a busy machine takes.
+            left_s = itertools.cycle([1.4, 60.0])
+            monkeypatch.setattr(upstream, "_time_left_s", lambda: next(left_s))
             with hung.paused():
                 for _ in range(upstream.FAILURES + 1):
                     assert await reply(postfix) == REFUSED
-            await asyncio.sleep(0.1)
-            before = hung.scans()
-            assert await reply(postfix) == REFUSED
-            assert hung.scans() > before
+            # Named, for it may still judge those that were called off; it logs what it has answered.
+            async with asyncio.timeout(60):
+                while not hung.scans_of("<back@example.net>"):
+                    assert await reply(postfix, mail(b"Message-ID: <back@example.net>", body=GTUBE)) == REFUSED
+                    await asyncio.sleep(0.1)
 
 
 async def test_a_worker_that_dies_of_a_message_is_not_a_dead_server(rspamd: Rspamd) -> None:
@@ -218,24 +225,24 @@ async def test_a_worker_that_dies_of_a_message_is_not_a_dead_server(rspamd: Rspa
             # With its connections; the main process starts another worker.
             os.kill(worker, signal.SIGKILL)
         assert (await scan)[:3] in {"250", "451"}
-        for _ in range(200):
-            if (await reply(postfix)) == REFUSED:
-                break
-            await asyncio.sleep(0.05)
-        else:
-            pytest.fail("rspamd is not asked again")
+        async with asyncio.timeout(60):
+            while (await reply(postfix)) != REFUSED:  # noqa: ASYNC110 - it is the sender who tries again
+                await asyncio.sleep(0.05)
 
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_nothing_stays_open(rspamd: Rspamd) -> None:
+async def test_nothing_stays_open(rspamd: Rspamd, monkeypatch: pytest.MonkeyPatch) -> None:
     large = mail(body=b"x" * 76 + b"\r\n" + b"y" * (4 << 20))
     with Rspamd() as hung:
-        async with gate(rspamd={"server": [hung.socket, rspamd.socket], "timeout": 8}) as postfix:
+        async with gate(rspamd={"server": [hung.socket, rspamd.socket], "timeout": 60}) as postfix:
             await reply(postfix)
             before = open_files()
+            # The hung one has half of that, of each message's time; the other as long as a busy machine takes.
+            left_s = iter([4.0] * 10)
+            monkeypatch.setattr(upstream, "_time_left_s", lambda: next(left_s, 60.0))
             with hung.paused():
                 # What the hung one has not read does not keep the connection open.
                 assert await asyncio.gather(*(reply(postfix, large) for _ in range(10))) == [PASSED] * 10
@@ -246,7 +253,7 @@ async def test_nothing_stays_open(rspamd: Rspamd) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Return once it holds; a transport is closed by the event loop's next turns."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.01)
 

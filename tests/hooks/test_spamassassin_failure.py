@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from tests.faulty_server import faulty_server
+from tests.hooks.short_shares import short_shares
 from tests.spamd_rig import GTUBE, Spamd
 
 from gatepost.address import Address
@@ -83,9 +84,9 @@ async def test_a_spamd_that_is_stopped_and_started_again() -> None:
 
 
 async def test_a_spamd_that_is_paused(spamd: Spamd) -> None:
-    options = {"server": f"127.0.0.1:{spamd.port}", "timeout": "200ms", "reject_threshold": 9}
+    options = {"server": f"127.0.0.1:{spamd.port}", "timeout": "19s", "reject_threshold": 9}
     async with gate(spamassassin=options) as postfix:
-        with spamd.paused(), capture_logs() as logs:
+        with spamd.paused(), capture_logs() as logs, short_shares():
             assert [await code(postfix) for _ in range(3)] == [451] * 3
         assert [problem[:20] for _, problem in told(logs, "server failed")] == ["no answer within 0.1"] * 2
         assert await code_once_back(postfix, SPAM) == 554
@@ -106,9 +107,9 @@ async def test_with_pass_the_message_goes_on_as_it_is(spamd: Spamd) -> None:
 @pytest.mark.parametrize("fault", ["garbage", "endless", "close", "half", "silence"])
 async def test_a_server_that_is_no_spamd_is_left_alone(fault: Fault) -> None:
     async with faulty_server(fault, b"SPAMD/1.1 0 EX_" if fault == "half" else b"") as server:
-        options = {"server": str(server.endpoint), "timeout": "2s"}
+        options = {"server": str(server.endpoint), "timeout": "20s"}
         async with gate(spamassassin=options) as postfix:
-            with capture_logs() as logs:
+            with capture_logs() as logs, short_shares():
                 assert [await code(postfix) for _ in range(3)] == [451] * 3
                 assert server.visits == 3
             assert [where for where, _ in told(logs, "server left alone")] == [str(server.endpoint)]
@@ -208,7 +209,7 @@ async def test_a_gigabyte_is_not_read(spamd: Spamd, tmp_path: Path) -> None:
         message = Message([Header("Subject", b" x")], body, transaction.sender, [Address.parse("b@example.org")])
         tracemalloc.start()
         try:
-            verdict, edited = await postfix.pipeline.edit(transaction, message, deadline=Deadline.after(10))
+            verdict, edited = await postfix.pipeline.edit(transaction, message, deadline=Deadline.after(60))
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 from tests.dns_rig import BlockList, NameServer
+from tests.services.patient_dns import patient_resolver
 
 from gatepost import ConfigError, Overrides
 from gatepost.testing import gate
@@ -64,7 +65,7 @@ async def send(dns: Any, content: bytes, **options: Any) -> tuple[str, Message |
 @pytest.fixture
 def refusal(server: BlockList) -> Refusal:
     async def ask(content: bytes, zones: Any = ("dbl.example",), **options: Any) -> str:
-        return (await send([server.address], content, zones=zones, **options))[0]
+        return (await send(patient_resolver(server.address), content, zones=zones, **options))[0]
 
     return ask
 

@@ -98,6 +98,9 @@ class Machine:
         """Kill process 1, and with it everything else there."""
         with contextlib.suppress(AttributeError, ProcessLookupError):
             os.kill(self._init, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # unshare takes note of the death of process 1, which is its child, and ends by itself.
+            self._process.wait(10.0 if hasattr(self, "_init") else 0.0)
         self._process.kill()
         self._process.wait()
         with contextlib.suppress(AttributeError):
@@ -108,9 +111,10 @@ class Machine:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         try:
             self._init = int(children.read_text().split()[0])
+            name = Path(f"/proc/{self._init}/comm").read_text().strip()
         except (OSError, IndexError):
-            return False
-        if Path(f"/proc/{self._init}/comm").read_text().strip() != "systemd":
+            return False  # not yet there, or gone again
+        if name != "systemd":
             return False
         return self.attempt("systemctl is-active basic.target").stdout.strip() == "active"
 

@@ -23,6 +23,9 @@ PAGES: Final = (
     "docs/doctor.md",
 )
 
+pytestmark = pytest.mark.timeout(600)
+"""Some commands install packages."""
+
 PROGRAMS: Final = frozenset(
     [
         "apt-get",

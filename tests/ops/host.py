@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 HEAD = "from gatepost import Deny, Ok, Plugin, PluginOptions\n"
 """Stands before the plugins that a test writes; their own first line is 2."""

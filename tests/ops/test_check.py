@@ -47,7 +47,6 @@ def seeded_host(host: Host) -> Host:
     return host
 
 
-@pytest.mark.timeout(20)
 def test_every_seeded_mistake_is_found_in_one_run_at_its_line_and_nothing_else(seeded_host: Host) -> None:
     marks = seeded.marks()
     assert len(marks) >= 30

@@ -61,7 +61,8 @@ def running(host: Host) -> Iterator[subprocess.Popen[str]]:
     with (host.directory / "log").open("w") as log:
         daemon = host.start("run", "--config", str(host.config), stderr=log)
     try:
-        connect(host, daemon).close()
+        # It can be connected to before it serves.
+        logged(host, "event=ready")
         yield daemon
         daemon.send_signal(signal.SIGTERM)
         daemon.wait(PATIENCE_S)
@@ -102,7 +103,8 @@ def logged(host: Host, words: str) -> str:
     """Return the one line of the daemon's log with these words, once it is there."""
     deadline = time.monotonic() + PATIENCE_S
     while not (lines := [line for line in (host.directory / "log").read_text().splitlines() if words in line]):
-        assert time.monotonic() < deadline, f"no {words!r} in the log"
+        text = (host.directory / "log").read_text()
+        assert time.monotonic() < deadline, f"no {words!r} in the log, which ends: {text[-2000:]}"
         time.sleep(0.02)
     (line,) = lines
     return line

@@ -59,7 +59,7 @@ def unix(directory: Path) -> socket.socket:
 def banner(listening: socket.socket) -> bytes:
     """Connect to a listening socket, wait to be greeted, and take leave."""
     with socket.socket(listening.family) as client:
-        client.settimeout(15)
+        client.settimeout(60)
         client.connect(listening.getsockname())
         greeting = client.recv(1000)
         client.sendall(b"QUIT\r\n")
@@ -78,7 +78,7 @@ def test_one_daemon_after_the_other_serves_the_socket_that_is_held(
                 assert banner(listening).startswith(b"220 ")
         # Still held, with its path: who connects now waits.
         with socket.socket(listening.family) as waiting:
-            waiting.settimeout(15)
+            waiting.settimeout(60)
             waiting.connect(listening.getsockname())
             with daemon:
                 assert waiting.recv(1000).startswith(b"220 ")
@@ -215,7 +215,7 @@ def test_systemd_socket_activate_starts_it_at_the_first_connection(directory: Pa
         assert clients[0].command(b"QUIT").startswith(b"221")
         clients[0].close()
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=15)
+        _, log = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -63,9 +63,9 @@ def run(command: str, postfix: PrivatePostfix, *arguments: str) -> None:
 
 def connected(port: int) -> smtplib.SMTP:
     """Connect once the service listens."""
-    for _ in range(500):
+    for _ in range(3000):
         try:
-            return smtplib.SMTP("127.0.0.1", port, timeout=10)
+            return smtplib.SMTP("127.0.0.1", port, timeout=60)
         except ConnectionRefusedError:
             pause()
     raise TimeoutError(f"nothing listens on port {port}")
@@ -73,9 +73,9 @@ def connected(port: int) -> smtplib.SMTP:
 
 def gone(port: int) -> bool:
     """Wait until nothing listens."""
-    for _ in range(500):
+    for _ in range(3000):
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            socket.create_connection(("127.0.0.1", port), timeout=60).close()
         except ConnectionRefusedError:
             return True
         pause()

@@ -53,13 +53,13 @@ def _working_in(directory: Path) -> list[str]:
 
 
 def _banner(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         return client.recv(200)
 
 
 def test_mail_stays_in_the_queue_byte_for_byte(postfix: PrivatePostfix) -> None:
     body = b"X-Fold: a\r\n\tb \r\nX-8bit: \xff\r\n\r\n\r\n" + b"long" * 2000 + b"\r\nnul \0 and no more\r\n"
-    with smtplib.SMTP("127.0.0.1", postfix.front_port, timeout=10) as client:
+    with smtplib.SMTP("127.0.0.1", postfix.front_port, timeout=60) as client:
         client.sendmail("a@example.com", ["b@example.org", "c@example.net"], body)
     (entry,) = postfix.wait_for_queue(1)
     assert (entry.sender, sorted(entry.recipients)) == ("a@example.com", ["b@example.org", "c@example.net"])
@@ -70,7 +70,7 @@ def test_mail_stays_in_the_queue_byte_for_byte(postfix: PrivatePostfix) -> None:
 
 
 def test_a_stranger_cannot_relay(postfix: PrivatePostfix) -> None:
-    with smtplib.SMTP("127.0.0.1", postfix.front_port, timeout=10) as client, pytest.raises(smtplib.SMTPException):
+    with smtplib.SMTP("127.0.0.1", postfix.front_port, timeout=60) as client, pytest.raises(smtplib.SMTPException):
         client.sendmail("a@example.com", ["b@elsewhere.test"], b"\r\n")
 
 

@@ -190,7 +190,7 @@ def test_a_look_up_costs_the_same_in_a_long_list() -> None:
     assert cost(100_000) < 10 * cost(1000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.text(max_size=40) | st.text('ab@./\\"*()[]<> #|x-', max_size=30), max_size=6),
     st.text(max_size=30),

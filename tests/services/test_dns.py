@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.dns_rig import BlockList, NameServer, Relay
 from tests.services.hand_clock import HandClock
+from tests.services.patient_dns import patient_resolver
 
 from gatepost.config import DnsSection
 from gatepost.errors import Unavailable
@@ -101,7 +102,7 @@ async def dns(nsd: NameServer, clock: HandClock) -> AsyncIterator[Resolver]:
 @pytest.fixture
 async def counted(relay: Relay, clock: HandClock) -> AsyncIterator[Resolver]:
     """Asks nsd through the relay, which counts."""
-    resolver = open_resolver(DnsSection(nameservers=(relay.address,)), clock)
+    resolver = patient_resolver(relay.address, clock=clock)
     yield resolver
     await resolver.close()
 
@@ -284,7 +285,7 @@ async def test_types_are_kept_apart(counted: Resolver, relay: Relay) -> None:
 
 
 async def test_a_cache_of_size_0_keeps_nothing(relay: Relay) -> None:
-    dns = open_resolver(DnsSection(nameservers=(relay.address,), cache_size=0))
+    dns = patient_resolver(relay.address, cache_size=0)
     for _ in range(3):
         await dns.a("mail.zone.example")
     assert relay.asked == 3

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.dns_rig import Answering, NameServer, Relay
+from tests.services.patient_dns import GatheringRelay, patient_resolver
 
 from gatepost import Deny, Plugin, Recipient, Transaction, Verdict
 from gatepost.config import DnsSection
@@ -38,13 +38,13 @@ async def slow(nsd: NameServer) -> AsyncIterator[Relay]:
 
 @pytest.fixture
 async def dns(slow: Relay) -> AsyncIterator[Resolver]:
-    resolver = open_resolver(DnsSection(nameservers=(slow.address,)))
+    resolver = patient_resolver(slow.address)
     yield resolver
     await resolver.close()
 
 
 async def until_asked(server: Answering, count: int = 1) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while server.asked < count:  # noqa: ASYNC110 - it counts what comes in from outside
             await asyncio.sleep(0.001)
 
@@ -110,31 +110,32 @@ async def test_a_hook_whose_time_is_over_leaves_the_answer_to_others(dns: Resolv
 # --- many at once
 
 
-async def test_twenty_zones_cost_the_slowest_and_not_the_sum(dns: Resolver, slow: Relay) -> None:
-    started = time.perf_counter()
-    await dns.a("one.zone.example")
-    one_s = time.perf_counter() - started
-    started = time.perf_counter()
-    await asyncio.gather(*(dns.a(f"{number}.zone.example") for number in range(20)))
-    twenty_s = time.perf_counter() - started
-    assert slow.asked == 21
-    assert twenty_s < 5 * one_s
+async def test_twenty_zones_cost_the_slowest_and_not_the_sum(nsd: NameServer) -> None:
+    async with GatheringRelay(nsd.address, 20) as relay:
+        dns = patient_resolver(relay.address)
+        found = await asyncio.gather(*(dns.a(f"{number}.zone.example") for number in range(20)))
+        assert found == [ADDRESS] * 20
+        assert relay.asked == relay.most == 20
 
 
-async def test_no_more_than_so_many_are_on_the_wire(dns: Resolver, slow: Relay) -> None:
-    await asyncio.gather(*(dns.a(f"{number}.zone.example") for number in range(3 * ON_THE_WIRE)))
-    assert slow.asked == 3 * ON_THE_WIRE
-    assert slow.most == ON_THE_WIRE
+async def test_no_more_than_so_many_are_on_the_wire(nsd: NameServer) -> None:
+    # While as many as may be are waiting there is time for one too many to come.
+    async with GatheringRelay(nsd.address, ON_THE_WIRE, rounds=3, delay_s=DELAY_S) as relay:
+        dns = patient_resolver(relay.address)
+        await asyncio.gather(*(dns.a(f"{number}.zone.example") for number in range(3 * ON_THE_WIRE)))
+        assert relay.asked == 3 * ON_THE_WIRE
+        assert relay.most == ON_THE_WIRE
 
 
 async def test_who_waits_for_a_turn_too_long_hears_so_in_time() -> None:
     async with Answering(lambda _: None) as silent:
         dns = open_resolver(DnsSection(nameservers=(silent.address,), timeout=0.3))
-        names = (dns.a(f"{number}.zone.example") for number in range(3 * ON_THE_WIRE))
-        async with asyncio.timeout(10):
+        # On a busy machine the last are asked for so much later than the first that many get a turn for a moment.
+        names = (dns.a(f"{number}.zone.example") for number in range(8 * ON_THE_WIRE))
+        async with asyncio.timeout(60):
             found = await asyncio.gather(*names, return_exceptions=True)
         assert all(isinstance(one, Unavailable) for one in found)
-        assert silent.asked < 2 * ON_THE_WIRE, "for most the time was over before their turn came"
+        assert silent.asked < 4 * ON_THE_WIRE, "for most the time was over before their turn came"
 
 
 # --- threads
@@ -209,7 +210,7 @@ def test_a_thread_outlives_the_event_loop() -> None:
             await until_asked(silent)
 
     asyncio.run(end_early())
-    threads[0].join(10)
+    threads[0].join(60)
     ask("late.example")
     assert answers == ["gatepost is stopping", "gatepost has stopped"]
 
@@ -218,6 +219,7 @@ def test_a_thread_outlives_the_event_loop() -> None:
 
 
 async def test_at_the_end_who_waits_is_told_and_nobody_asks_any_more(dns: Resolver, slow: Relay) -> None:
+    slow.delay_s = 60.0
     waiting = asyncio.create_task(dns.a("x.zone.example"))
     await until_asked(slow)
     await dns.close()

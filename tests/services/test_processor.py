@@ -10,7 +10,7 @@ import pytest
 
 from gatepost.services.processor import THREADS, in_thread
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 

@@ -182,7 +182,7 @@ _ANSWER = st.fixed_dictionaries(
 
 
 @given(_ANSWER)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_it_says_the_message_stays_one(told: dict[str, Any]) -> None:
     with contextlib.suppress(Unavailable):
         parsed = RspamdAnswer.parse(json.dumps(told).encode())

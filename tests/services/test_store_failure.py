@@ -68,12 +68,13 @@ async def test_what_was_acknowledged_survives_kill_nine(path: Path) -> None:
 
 
 COUNTER = """
-import asyncio, sys
-from gatepost.services.store import open_store
+import asyncio, pathlib, sys, time
+from gatepost.services.sqlite_store import SqliteStore
 
 async def main():
     sys.stdin.readline()
-    store = open_store("sqlite:" + sys.argv[1])
+    # Patient: how long a busy machine keeps one of them from its turn is not at issue.
+    store = SqliteStore(pathlib.Path(sys.argv[1]), time.time, busy_timeout_s=60)
     for _ in range(300):
         await store.increment("test:n")
     await store.close()
@@ -93,6 +94,20 @@ async def test_processes_that_make_and_use_the_same_file_together_lose_nothing(p
     assert [process.returncode for process in processes] == [0, 0, 0]
     store = open_store(f"sqlite:{path}")
     assert await store.get("test:n") == 900
+    await store.close()
+
+
+async def test_a_file_that_another_process_is_just_making_is_waited_for(path: Path) -> None:
+    await open_store(f"sqlite:{path}").close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        # As it is before its maker has turned on the write-ahead log.
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN IMMEDIATE")
+        opening = asyncio.create_task(asyncio.to_thread(SqliteStore, path, time.time, busy_timeout_s=60))
+        await asyncio.sleep(0.05)
+        other.execute("ROLLBACK")
+        store = await opening
+    await store.put("test:k", 1, None)
     await store.close()
 
 

@@ -155,7 +155,7 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(TEXTS)
 def test_every_link_that_linkify_finds_is_found(text: str) -> None:
     found = set(linked(text))
@@ -179,7 +179,7 @@ TAGS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(TAGS)
 def test_every_link_that_a_browsers_parser_finds_is_found(source: str) -> None:
     found = {url for kind, url in scan_html(source) if kind in {"link", "resource"}}

@@ -29,8 +29,8 @@ bench: setup ## throughput beside Postfix alone
 	$(bin)/python tests/bench/run.py
 
 docs: setup ## pages that are made from the source
-	$(bin)/python -m gatepost.hooks_page > docs/hooks.md
-	$(bin)/python -m gatepost.plugins_page > docs/plugins.md
+	$(bin)/python -m gatepost.ops.hooks_page > docs/hooks.md
+	$(bin)/python -m gatepost.ops.plugins_page > docs/plugins.md
 
 lock: ## requirements.lock anew, newest versions that pyproject.toml allows
 	@./tools/setup --lock

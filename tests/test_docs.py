@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from gatepost import PluginOptions, hooks_page, plugins_page
-from gatepost.config import Config, load_config
+from gatepost import PluginOptions
+from gatepost.configuration.config import Config, load_config
 from gatepost.hooks import EVENTS, HOOKS
+from gatepost.ops import hooks_page, plugins_page
 from gatepost.testing import gate
 
 ROOT = Path(__file__).parents[1]

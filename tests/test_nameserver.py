@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatepost.config import DnsSection, parse_config
+from gatepost.configuration.config import DnsSection, parse_config
 from gatepost.errors import ConfigError
 from gatepost.nameserver import Nameserver, system_nameservers
 

@@ -133,9 +133,9 @@ def test_import_milter_in_the_checkout_is_pymilter() -> None:
 LOAD = """
 import importlib.util, sys
 from pathlib import Path
-from gatepost.config import load_config
-from gatepost.loader import load_plugins
-from gatepost.services.store import open_store
+from gatepost.configuration.config import load_config
+from gatepost.configuration.loader import load_plugins
+from gatepost.services.store.store import open_store
 
 before = list(sys.path)
 plugins = load_plugins(load_config(Path(sys.argv[1])), open_store("sqlite::memory:"))

@@ -16,18 +16,18 @@ import dns.name
 import dns.rdatatype
 import pytest
 import yaml
-from tests.dns_rig import NameServer, Relay
+from tests.rigs.dns_rig import NameServer, Relay
 
 from gatepost.address import Address
 from gatepost.nameserver import Nameserver
-from gatepost.services.dns import Resolver
-from gatepost.services.dns_exchange import NameserverExchange
+from gatepost.services.dns.exchange import NameserverExchange
+from gatepost.services.dns.resolver import Resolver
 from gatepost.session import Session, Transaction
 from gatepost.testing import run_hook
 
 if TYPE_CHECKING:
-    from gatepost.services.dns_answer import Answer
-    from gatepost.services.dns_table import Dns
+    from gatepost.services.dns.answer import Answer
+    from gatepost.testing.dns_table import Dns
 
 SUITES = ("rfc7208-tests.yml", "rfc4408-tests.yml", "test.yml")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.dmarc_rig import judge
+from tests.rigs.dmarc_rig import judge
 
 REJECT = "v=DMARC1; p=reject"
 

@@ -15,7 +15,7 @@ from typing_extensions import TypeVar
 from gatepost.errors import ConfigError, Unavailable
 from gatepost.option import Overrides, PluginOptions
 from gatepost.services.processor import in_thread
-from gatepost.services.upstream import Upstreams
+from gatepost.services.scanners.upstream import Upstreams
 from gatepost.session import Recipient, Session, Transaction
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import structlog.typing
 
     from gatepost.endpoint import Endpoint
-    from gatepost.message import Message
-    from gatepost.services.dns import Resolver
-    from gatepost.services.store import Store
-    from gatepost.services.watched_file import WatchedFile
+    from gatepost.message.message import Message
+    from gatepost.services.dns.resolver import Resolver
+    from gatepost.services.lists.watched_file import WatchedFile
+    from gatepost.services.store.store import Store
 
 T = TypeVar("T")
 O = TypeVar("O", bound=PluginOptions, default=PluginOptions)  # noqa: E741 - reads as Plugin[O]

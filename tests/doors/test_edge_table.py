@@ -8,15 +8,15 @@ import pytest
 from tests.doors.test_session_table import CLIENT, rig
 
 from gatepost.address import Address
-from gatepost.config import Config
+from gatepost.configuration.config import Config
 from gatepost.doors.switchboard import Switchboard
-from gatepost.pipeline import Pipeline
+from gatepost.pipeline.pipeline import Pipeline
 from gatepost.smtp.command import parse_path
 from gatepost.smtp.xforward import Xforward
 
 if TYPE_CHECKING:
     from gatepost.doors.session_table import Entry
-    from gatepost.flow import Flow
+    from gatepost.pipeline.flow import Flow
 
 ADDRESS, PORT = "192.0.2.7", 40000
 

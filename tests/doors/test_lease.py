@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gatepost import Address, Deny, Message, Plugin, Recipient, Session, Transaction
-from gatepost.config import ContentSection
+from gatepost.configuration.config import ContentSection
 from gatepost.deadline import Deadline
 from gatepost.doors.lease import Lease, LeaseTable, Part, parts_for
-from gatepost.flow import Flow, Tally
 from gatepost.hooks import HOOKS
+from gatepost.pipeline.flow import Flow, Tally
 from gatepost.testing import gate
 
 if TYPE_CHECKING:

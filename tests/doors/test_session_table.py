@@ -16,7 +16,7 @@ from gatepost.testing import gate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.pipeline import Pipeline
 
 CLIENT = Xforward(name="mx.example.net", addr="192.0.2.7", port=40000, helo="mx.example.net", proto="ESMTP")
 IDLE_S = 60.0

@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.clamd_rig import Clamd
-from tests.dkim_rig import zones
-from tests.dns_rig import NameServer
-from tests.rspamd_rig import Rspamd
-from tests.spamd_rig import Spamd
+from tests.rigs.clamd_rig import Clamd
+from tests.rigs.dkim_rig import zones
+from tests.rigs.dns_rig import NameServer
+from tests.rigs.rspamd_rig import Rspamd
+from tests.rigs.spamd_rig import Spamd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dkim_rig import MESSAGE, seal, signed, table, verdicts
-from tests.dns_rig import NameServer, free_port
 from tests.e2e.postfix_rig import queue_id
+from tests.rigs.dkim_rig import MESSAGE, seal, signed, table, verdicts
+from tests.rigs.dns_rig import NameServer, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.clamd_rig import EICAR, Clamd
 from tests.e2e.gate import rss_bytes
 from tests.e2e.postfix_rig import queue_id, wait_until
+from tests.rigs.clamd_rig import EICAR, Clamd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.clamd_rig import EICAR
-from tests.dkim_rig import MESSAGE, signed
 from tests.e2e.content_stack import LISTED, ORDER, Stack
 from tests.e2e.postfix_rig import queue_id
-from tests.rspamd_rig import GTUBE
+from tests.rigs.clamd_rig import EICAR
+from tests.rigs.dkim_rig import MESSAGE, signed
+from tests.rigs.rspamd_rig import GTUBE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

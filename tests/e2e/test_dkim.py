@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import dkim
 import pytest
-from tests.dkim_rig import MESSAGE, SIGNED_VECTORS, dnsfunc, seal, signed, table, vector, verdicts, zones
-from tests.dns_rig import NameServer
 from tests.e2e.gate import Gate
 from tests.e2e.postfix_rig import queue_id
 from tests.e2e.sasl_rig import auth_plain
+from tests.rigs.dkim_rig import MESSAGE, SIGNED_VECTORS, dnsfunc, seal, signed, table, vector, verdicts, zones
+from tests.rigs.dns_rig import NameServer
 
 from gatepost.ops.private_daemon import PrivateDaemon
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.dns_rig import NameServer
+from tests.rigs.dns_rig import NameServer
 
 from gatepost.ops.private_postfix import free_loopback_port
 

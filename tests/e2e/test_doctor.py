@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.postfix_rig import NextHop, Script, wait_until
 
-from gatepost.config import load_config
+from gatepost.configuration.config import load_config
 from gatepost.endpoint import Endpoint
 from gatepost.ops.postfix import postconf
 from gatepost.ops.postfix.backup import Backup

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dns_rig import BlockList, NameServer
 from tests.e2e.gate import Gate
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
 from tests.e2e.sasl_rig import auth_plain
+from tests.rigs.dns_rig import BlockList, NameServer
 
 from gatepost.ops.private_daemon import PrivateDaemon
 from gatepost.ops.private_postfix import free_loopback_port

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.dkim_rig import MESSAGE, signed
 from tests.e2e.content_stack import ORDER, Stack
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
+from tests.rigs.dkim_rig import MESSAGE, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

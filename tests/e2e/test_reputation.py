@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dns_rig import BlockList, NameServer
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
+from tests.rigs.dns_rig import BlockList, NameServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

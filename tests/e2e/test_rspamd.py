@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.postfix_rig import queue_id
-from tests.rspamd_rig import GTUBE, GTUBE_ADD_HEADER, GTUBE_REWRITE_SUBJECT, Rspamd, mail
+from tests.rigs.rspamd_rig import GTUBE, GTUBE_ADD_HEADER, GTUBE_REWRITE_SUBJECT, Rspamd, mail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from tests.dkim_rig import MESSAGE, signed
 from tests.e2e.content_stack import ORDER, Stack
 from tests.e2e.gate import rss_bytes
 from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
+from tests.rigs.dkim_rig import MESSAGE, signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

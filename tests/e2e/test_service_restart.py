@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.gate import MESSAGE, Gate
 from tests.e2e.postfix_rig import queue_id, wait_until
-from tests.socket_holder import SocketHolder
+from tests.rigs.socket_holder import SocketHolder
 
 from gatepost.ops.private_daemon import PrivateDaemon
 from gatepost.ops.private_postfix import free_loopback_port

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.gate import MESSAGE, PREAMBLE, Gate
 from tests.e2e.postfix_rig import NextHop, SmtpClient, queue_id
-from tests.socket_holder import SocketHolder
+from tests.rigs.socket_holder import SocketHolder
 
-from gatepost.config import ProxySection
+from gatepost.configuration.config import ProxySection
 from gatepost.errors import EX_TEMPFAIL
 from gatepost.ops.private_daemon import COMMAND, PrivateDaemon
 from gatepost.ops.private_postfix import free_loopback_port

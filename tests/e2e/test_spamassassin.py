@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.e2e.postfix_rig import SmtpClient, queue_id
 from tests.e2e.sasl_rig import auth_plain
-from tests.spamd_rig import GTUBE, Spamd
+from tests.rigs.spamd_rig import GTUBE, Spamd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

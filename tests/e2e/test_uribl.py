@@ -6,8 +6,8 @@ import base64
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.dns_rig import BlockList
 from tests.e2e.postfix_rig import queue_id
+from tests.rigs.dns_rig import BlockList
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

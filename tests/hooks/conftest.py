@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatepost.arrival import greet
-from gatepost.config import parse_config
+from gatepost.configuration.config import parse_config
+from gatepost.configuration.loader import load_plugins
 from gatepost.deadline import Deadline
-from gatepost.loader import load_plugins
-from gatepost.pipeline import Pipeline
-from gatepost.services.store import open_store
+from gatepost.pipeline.arrival import greet
+from gatepost.pipeline.pipeline import Pipeline
+from gatepost.services.store.store import open_store
 from gatepost.testing import Client, Gate
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gatepost import Overrides, Recipient, Session, Transaction
-    from gatepost.services.store import Store
+    from gatepost.services.store.store import Store
     from gatepost.smtp.reply import Reply
 
 

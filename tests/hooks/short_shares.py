@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatepost.services import upstream
+from gatepost.services.scanners import upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tests.spamd_rig import GTUBE, Spamd
+from tests.rigs.spamd_rig import GTUBE, Spamd
 
 from gatepost.testing import gate
 

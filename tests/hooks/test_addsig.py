@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatepost import Address, ConfigError, Message
-from gatepost.edit import ReplaceBody
+from gatepost.message.edit import ReplaceBody
 from gatepost.testing import Gate, gate, run_hook
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import dkim
 import pytest
-from tests.dkim_rig import MESSAGE, dnsfunc, seal, table
+from tests.rigs.dkim_rig import MESSAGE, dnsfunc, seal, table
 
-from gatepost.services.arc_results import read_arc_results
+from gatepost.services.authentication.arc_results import read_arc_results
 from gatepost.testing import gate
 
 if TYPE_CHECKING:

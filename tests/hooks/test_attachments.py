@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gatepost import Address, ConfigError, Message, list_contents
-from gatepost.services.mime_fault import MIME_FAULTS
+from gatepost.services.content.mime_fault import MIME_FAULTS
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gatepost.services.mime_fault import MimeFault
+    from gatepost.services.content.mime_fault import MimeFault
 
 PROGRAM = b"MZ\x90\0\x03\0\0\0" + bytes(100)
 TEXT = "--b\r\n\r\nhello\r\n"

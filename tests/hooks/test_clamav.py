@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.clamd_rig import EICAR, STREAM_LIMIT_BYTES, VIRUSES, Clamd
 from tests.hooks.clamav_mail import CLEAN, DEFERRED, FIELD, INFECTED, NOWHERE, edits, mail, outcome, plain, send, zipped
+from tests.rigs.clamd_rig import EICAR, STREAM_LIMIT_BYTES, VIRUSES, Clamd
 
 from gatepost import ConfigError, Overrides, Plugin
 from gatepost.testing import gate

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
-from tests.clamd_rig import EICAR, Clamd
-from tests.faulty_server import faulty_server
 from tests.hooks.clamav_mail import CLEAN, DEFERRED, FIELD, INFECTED, NOWHERE, outcome, plain, send
 from tests.hooks.short_shares import short_shares
+from tests.rigs.clamd_rig import EICAR, Clamd
+from tests.rigs.faulty_server import faulty_server
 
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faulty_server import Fault
+    from tests.rigs.faulty_server import Fault
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ async def test_nothing_stays_open_when_its_time_is_over(clamd: Clamd) -> None:
 
 
 def test_a_plugin_that_is_not_configured_imports_nothing() -> None:
-    assert "gatepost.services.clamd" not in _modules_after("import gatepost")
+    assert "gatepost.services.scanners.clamd" not in _modules_after("import gatepost")
     assert "clamdpy" not in _modules_after("from gatepost import clamd_scan")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dkim
 import pytest
-from tests.dkim_rig import (
+from tests.rigs.dkim_rig import (
     ED25519_PUBLIC,
     GMAIL,
     MESSAGE,

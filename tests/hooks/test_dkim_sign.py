@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import dkim
 import pytest
-from tests.dkim_rig import MESSAGE, RFC8032_PUBLIC, dnsfunc, table, vector
+from tests.rigs.dkim_rig import MESSAGE, RFC8032_PUBLIC, dnsfunc, table, vector
 
-from gatepost.config import parse_config
+from gatepost.configuration.config import parse_config
+from gatepost.configuration.loader import load_plugins
 from gatepost.errors import ConfigError
-from gatepost.loader import load_plugins
 from gatepost.ops.check.order import broken_signatures
-from gatepost.services.store import open_store
+from gatepost.services.store.store import open_store
 from gatepost.testing import gate
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.dmarc_rig import StandIn, judge
+from tests.rigs.dmarc_rig import StandIn, judge
 
 from gatepost import ConfigError, Headers, author_domains
-from gatepost.edit import Quarantine
+from gatepost.message.edit import Quarantine
 from gatepost.ops.check.order import missing_results
 from gatepost.testing import gate
 

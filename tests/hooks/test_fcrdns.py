@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
-    from gatepost.services.dns_table import DnsTable
+    from gatepost.testing.dns_table import DnsTable
 
 SIX = "{}.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"
 DNS: DnsTable = {

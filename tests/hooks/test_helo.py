@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tests.hooks.conftest import Rig
 
-    from gatepost.services.dns_table import DnsTable
+    from gatepost.testing.dns_table import DnsTable
 
 DNS: DnsTable = {
     "mail.example.net": {"A": ["192.0.2.1"]},

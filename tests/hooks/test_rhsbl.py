@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.dns_rig import BlockList
-from tests.services.patient_dns import patient_resolver
+from tests.rigs.dns_rig import BlockList
+from tests.services.dns.patient_dns import patient_resolver
 
 from gatepost.errors import ConfigError
 from gatepost.testing import Gate, gate

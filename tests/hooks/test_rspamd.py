@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.e2e.postfix_rig import wait_until
-from tests.rspamd_rig import GTUBE, GTUBE_ADD_HEADER, GTUBE_REWRITE_SUBJECT, MAX_MESSAGE_BYTES, Rspamd, mail
+from tests.rigs.rspamd_rig import GTUBE, GTUBE_ADD_HEADER, GTUBE_REWRITE_SUBJECT, MAX_MESSAGE_BYTES, Rspamd, mail
 
 from gatepost import Address, Deny, Message, Plugin, Transaction
-from gatepost.edit import AddRecipient, ChangeSender, DeleteRecipient, Quarantine
 from gatepost.errors import ConfigError
+from gatepost.message.edit import AddRecipient, ChangeSender, DeleteRecipient, Quarantine
 from gatepost.option import Overrides
 from gatepost.testing import gate
 

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
-from tests.faulty_server import Fault, faulty_server
 from tests.hooks.short_shares import short_shares
-from tests.rspamd_rig import GTUBE, Rspamd, mail
+from tests.rigs.faulty_server import Fault, faulty_server
+from tests.rigs.rspamd_rig import GTUBE, Rspamd, mail
 
 from gatepost import Address
-from gatepost.body import BodyWriter
 from gatepost.endpoint import Endpoint
 from gatepost.errors import Unavailable
-from gatepost.header import Header
-from gatepost.message import Message
-from gatepost.services import upstream
-from gatepost.services.rspamd import ANSWER_LIMIT_BYTES, Unscannable, rspamd_check, rspamd_ping
+from gatepost.message.body import BodyWriter
+from gatepost.message.header import Header
+from gatepost.message.message import Message
+from gatepost.services.scanners import upstream
+from gatepost.services.scanners.rspamd import ANSWER_LIMIT_BYTES, Unscannable, rspamd_check, rspamd_ping
 from gatepost.testing import gate
 
 if TYPE_CHECKING:

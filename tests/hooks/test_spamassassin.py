@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 from tests.hooks.spam_mail import FOUR, HAM, REFUSED, SIX, SPAM, header, send, sent
-from tests.spamd_rig import GTUBE, Spamd
+from tests.rigs.spamd_rig import GTUBE, Spamd
 
 from gatepost.testing import gate
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.faulty_server import faulty_server
 from tests.hooks.short_shares import short_shares
-from tests.spamd_rig import GTUBE, Spamd
+from tests.rigs.faulty_server import faulty_server
+from tests.rigs.spamd_rig import GTUBE, Spamd
 
 from gatepost.address import Address
-from gatepost.body import Body
 from gatepost.deadline import Deadline
-from gatepost.header import Header
-from gatepost.message import Message
+from gatepost.message.body import Body
+from gatepost.message.header import Header
+from gatepost.message.message import Message
 from gatepost.session import Recipient, Transaction
 from gatepost.testing import gate
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, MutableMapping
     from pathlib import Path
 
-    from tests.faulty_server import Fault
+    from tests.rigs.faulty_server import Fault
 
     from gatepost.testing import Gate
 
@@ -45,9 +45,9 @@ def spamd() -> Iterator[Spamd]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatepost.services.upstream.PAUSE_S", 0.05)
-    monkeypatch.setattr("gatepost.services.upstream.LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr("gatepost.services.upstream.PROBE_S", 0.5)
+    monkeypatch.setattr("gatepost.services.scanners.upstream.PAUSE_S", 0.05)
+    monkeypatch.setattr("gatepost.services.scanners.upstream.LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("gatepost.services.scanners.upstream.PROBE_S", 0.5)
 
 
 async def code(postfix: Gate, content: bytes = b"Subject: x\r\n\r\nx\r\n") -> int:
@@ -116,7 +116,7 @@ async def test_a_server_that_is_no_spamd_is_left_alone(fault: Fault) -> None:
 
 
 async def test_a_server_left_alone_is_asked_for_a_sign_of_life_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatepost.services.upstream.PAUSE_S", 0.0)
+    monkeypatch.setattr("gatepost.services.scanners.upstream.PAUSE_S", 0.0)
     asked: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

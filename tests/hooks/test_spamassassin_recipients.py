@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.hooks.spam_mail import FOUR, HAM, REFUSED, SIX, SPAM, header, send, sent
-from tests.spamd_rig import Spamd
+from tests.rigs.spamd_rig import Spamd
 
 from gatepost.errors import ConfigError
 from gatepost.testing import gate

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.dns_rig import Answering, NameServer, Relay
-from tests.services.patient_dns import patient_resolver
+from tests.rigs.dns_rig import Answering, NameServer, Relay
+from tests.services.dns.patient_dns import patient_resolver
 
 from gatepost import Address, ConfigError, results_of
 from gatepost.deadline import Deadline
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-    from gatepost.services.dns_table import DnsTable
     from gatepost.testing import Gate
+    from gatepost.testing.dns_table import DnsTable
 
     Refusal = Callable[..., Awaitable[str]]
 
@@ -371,7 +371,7 @@ async def test_silence_is_a_temporary_error_in_time(monkeypatch: pytest.MonkeyPa
         # tenth of the time, which must not be so short that a busy machine is late.
         brief: ContextVar[Deadline | None] = ContextVar("brief")
         async with gate(dns=[silent.address], spf={"timeout": "30s"}) as postfix:
-            monkeypatch.setattr("gatepost.services.spf_check.of_hook", brief)
+            monkeypatch.setattr("gatepost.services.authentication.spf_check.of_hook", brief)
             brief.set(Deadline.after(0.3))
             assert (await said(postfix))[:10] == "451 4.7.24"
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.dns_rig import BlockList, NameServer
-from tests.services.patient_dns import patient_resolver
+from tests.rigs.dns_rig import BlockList, NameServer
+from tests.services.dns.patient_dns import patient_resolver
 
 from gatepost import ConfigError, Overrides
 from gatepost.testing import gate

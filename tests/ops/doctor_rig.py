@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gatepost.config import load_config
+from gatepost.configuration.config import load_config
 from gatepost.ops.postfix import commands, postconf
 from gatepost.ops.postfix.backup import Backup
 from gatepost.ops.postfix.doctor import diagnosis, examination, roster

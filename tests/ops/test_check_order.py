@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.ops.host import HEAD
 
-from gatepost.config import read_text
-from gatepost.loader import Usage
+from gatepost.configuration.config import read_text
+from gatepost.configuration.loader import Usage
 from gatepost.ops.assembly import assemble
 from gatepost.ops.check import order, setting
-from gatepost.services.store import open_store
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from gatepost.services.store import Store
+    from gatepost.services.store.store import Store
 
     Told = Callable[..., Awaitable[list[str]]]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gatepost.config import Config, load_config
+from gatepost.configuration.config import Config, load_config
 from gatepost.ops.postfix.doctor.remedy import Remedies
 from gatepost.ops.postfix.value import elements, seconds, without_blanks
 

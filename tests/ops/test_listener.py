@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.e2e.postfix_rig import SmtpClient, wait_until
-from tests.socket_holder import SocketHolder
+from tests.rigs.socket_holder import SocketHolder
 
 from gatepost.errors import ConfigError
 from gatepost.ops.listener import take_inherited

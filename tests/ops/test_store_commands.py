@@ -11,12 +11,12 @@ import pytest
 
 from gatepost.errors import ConfigError
 from gatepost.ops.store_commands import app
-from gatepost.services.store import open_store
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gatepost.services.store import Value
+    from gatepost.services.store.store import Value
 
 
 @pytest.fixture

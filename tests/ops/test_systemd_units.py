@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gatepost.config import Config
+from gatepost.configuration.config import Config
 from gatepost.doors.milterd import STOP_LIMIT_S
 from gatepost.doors.proxy import AFTERMATH_BUDGET_S
 from gatepost.endpoint import Endpoint

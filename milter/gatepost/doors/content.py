@@ -15,14 +15,14 @@ import structlog
 from gatepost.deadline import Deadline
 from gatepost.doors.crossing import LateError
 from gatepost.doors.milter_edit import apply_edit
-from gatepost.message import BodyWriter, Header, Headers, Message
+from gatepost.message.message import BodyWriter, Header, Headers, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gatepost.doors.crossing import Crossing
     from gatepost.doors.lease import Key, Lease, LeaseTable, Part
-    from gatepost.flow import ContentDecision
+    from gatepost.pipeline.flow import ContentDecision
 
 _log = structlog.get_logger("gatepost.milter")
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from gatepost.address import Address
     from gatepost.deadline import Deadline
-    from gatepost.flow import ContentDecision, Flow
-    from gatepost.message import Message
+    from gatepost.message.message import Message
+    from gatepost.pipeline.flow import ContentDecision, Flow
 
 Part: TypeAlias = Literal["header", "body", "edit"]
 """A part of the milter protocol that costs something and is only negotiated when a plugin needs it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_never
 
-from gatepost.edit import (
+from gatepost.message.edit import (
     AddHeader,
     AddRecipient,
     ChangeHeader,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gatepost.address import Address
-    from gatepost.edit import Edit
+    from gatepost.message.edit import Edit
 
 
 def apply_edit(ctx: Any, edit: Edit, spellings: Mapping[Address, str]) -> None:

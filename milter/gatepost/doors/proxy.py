@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from gatepost.doors.lease import Part
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
-    from gatepost.flow import Flow
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.flow import Flow
+    from gatepost.pipeline.pipeline import Pipeline
     from gatepost.smtp.front import FrontEvent
 
 OK = Reply.of(250, "Ok", "2.0.0")

@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
-from gatepost.arrival import connect, helo
 from gatepost.deadline import Deadline
+from gatepost.pipeline.arrival import connect, helo
 from gatepost.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gatepost.address import Address
-    from gatepost.flow import Flow
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.flow import Flow
+    from gatepost.pipeline.pipeline import Pipeline
     from gatepost.smtp.xforward import Xforward
 
 Key: TypeAlias = tuple[str, int]

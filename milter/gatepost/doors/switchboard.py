@@ -10,17 +10,17 @@ from gatepost.doors.inner import InnerPool
 from gatepost.doors.lease import LeaseTable, Part, parts_for
 from gatepost.doors.session_table import SessionTable
 from gatepost.endpoint import Endpoint
-from gatepost.flow import Flow, Tally
+from gatepost.pipeline.flow import Flow, Tally
 from gatepost.session import Transaction
 from gatepost.smtp.front import ehlo_reply
 from gatepost.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    from gatepost.config import Config
+    from gatepost.configuration.config import Config
     from gatepost.doors.proxy import ProxyConnection
     from gatepost.doors.session_table import Entry
     from gatepost.doors.visit import Visit
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.pipeline import Pipeline
     from gatepost.smtp.command import Envelope
 
 ANSWER_MARGIN_S = 10.0

@@ -11,10 +11,10 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from gatepost import arrival as hooks_of
 from gatepost.deadline import Deadline
 from gatepost.doors.farewell import CLOSING
 from gatepost.hooks import HOOKS
+from gatepost.pipeline import arrival as hooks_of
 from gatepost.session import Recipient
 from gatepost.smtp.command import SmtpSyntaxError, parse_path
 from gatepost.smtp.reply import refusal
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
-    from gatepost.flow import Flow
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.flow import Flow
+    from gatepost.pipeline.pipeline import Pipeline
     from gatepost.session import Denial
     from gatepost.smtp.reply import Reply
 

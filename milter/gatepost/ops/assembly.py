@@ -11,20 +11,20 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from gatepost.configuration.loader import collect_plugins
 from gatepost.errors import ConfigError, in_order, raise_errors
-from gatepost.loader import collect_plugins
 from gatepost.ops.check.order import broken_signatures, missing_results
-from gatepost.pipeline import Pipeline
-from gatepost.services.dns import open_resolver
-from gatepost.services.store import open_store
+from gatepost.pipeline.pipeline import Pipeline
+from gatepost.services.dns.resolver import open_resolver
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gatepost.config import Config
-    from gatepost.loader import LoadedPlugin, Usage
-    from gatepost.services.dns import Resolver
-    from gatepost.services.store import Store
+    from gatepost.configuration.config import Config
+    from gatepost.configuration.loader import LoadedPlugin, Usage
+    from gatepost.services.dns.resolver import Resolver
+    from gatepost.services.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from gatepost.config import read_config
+from gatepost.configuration.config import read_config
 from gatepost.doors.milter_socket import SocketError
 from gatepost.errors import EX_CONFIG, EX_TEMPFAIL, ConfigError, Unavailable
 from gatepost.hooks import HOOKS
@@ -29,12 +29,12 @@ from gatepost.ops.demo.commands import demo
 from gatepost.ops.postfix.commands import app as postfix_app
 from gatepost.ops.service import Service
 from gatepost.ops.store_commands import app as store_app
-from gatepost.services.store import open_store
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gatepost.pipeline import Pipeline
+    from gatepost.pipeline.pipeline import Pipeline
 
 app = App(
     name="gatepost",

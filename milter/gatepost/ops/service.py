@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gatepost.config import Config, StoreSection, read_config
+from gatepost.configuration.config import Config, StoreSection, read_config
 from gatepost.doors.farewell import FarewellConnection
 from gatepost.doors.milter_socket import SocketError
 from gatepost.doors.milterd import MilterDoor
@@ -25,15 +25,15 @@ from gatepost.errors import ConfigError
 from gatepost.ops.assembly import load_pipeline, refuse
 from gatepost.ops.listener import Listener, open_listener, take_inherited
 from gatepost.ops.notification import Notifier
-from gatepost.services.dns import open_resolver
-from gatepost.services.store import open_store
+from gatepost.services.dns.resolver import open_resolver
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from gatepost.pipeline import Pipeline
-    from gatepost.services.dns import Resolver
-    from gatepost.services.store import Store
+    from gatepost.pipeline.pipeline import Pipeline
+    from gatepost.services.dns.resolver import Resolver
+    from gatepost.services.store.store import Store
 
 GREETED_S = 1.0
 """How long, at the end, a connection that has said no MAIL yet is waited for: the front says it at once."""

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gatepost.config import load_config
+from gatepost.configuration.config import load_config
 from gatepost.errors import EX_TEMPFAIL, Unavailable
-from gatepost.services.store import Entry, Store, open_store
+from gatepost.services.store.store import Entry, Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

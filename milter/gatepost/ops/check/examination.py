@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gatepost.config import DEFAULT_FILE, read_config
+from gatepost.configuration.config import DEFAULT_FILE, read_config
+from gatepost.configuration.loader import Usage
+from gatepost.configuration.overrides import NOT_LOADED
 from gatepost.errors import in_order as errors_in_order
-from gatepost.loader import Usage
 from gatepost.ops.assembly import assemble
 from gatepost.ops.check import order, permission, remark, setting
 from gatepost.ops.check.finding import Finding, in_order
-from gatepost.overrides import NOT_LOADED
-from gatepost.services.dns import open_resolver
-from gatepost.services.store import open_store
+from gatepost.services.dns.resolver import open_resolver
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from gatepost.config import Config
+    from gatepost.configuration.config import Config
     from gatepost.ops.assembly import Assembly
 
 

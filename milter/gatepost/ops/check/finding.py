@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from gatepost.configuration.loader import Place
     from gatepost.errors import ConfigError
-    from gatepost.loader import Place
 
 Severity = Literal["error", "warning", "note"]
 

@@ -19,7 +19,7 @@ from gatepost.verdict import Deny, DenySoft
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gatepost.loader import LoadedPlugin, Usage
+    from gatepost.configuration.loader import LoadedPlugin, Usage
 
 _ORDER = {name: number for number, name in enumerate(HOOKS)}
 

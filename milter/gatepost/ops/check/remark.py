@@ -17,7 +17,7 @@ from gatepost.ops.check.finding import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
-    from gatepost.loader import Place
+    from gatepost.configuration.loader import Place
 
 Record: TypeAlias = "MutableMapping[str, Any]"
 

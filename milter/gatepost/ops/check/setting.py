@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatepost.config import StoreSection
+from gatepost.configuration.config import StoreSection
+from gatepost.configuration.loader import bundled_directory
 from gatepost.doors.milter_socket import directory_problem
 from gatepost.endpoint import Endpoint
 from gatepost.errors import ConfigError
-from gatepost.loader import bundled_directory
 from gatepost.ops.check.finding import Finding
 from gatepost.option import NeedsEdge, Overrides
 from gatepost.session import Session
@@ -18,8 +18,8 @@ from gatepost.session import Session
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gatepost.config import Config
-    from gatepost.loader import LoadedPlugin, Place, Usage
+    from gatepost.configuration.config import Config
+    from gatepost.configuration.loader import LoadedPlugin, Place, Usage
     from gatepost.option import PluginOptions
 
 REPLY_MARGIN_S = 10.0

@@ -11,8 +11,8 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from gatepost.configuration.loader import bundled_directory
 from gatepost.errors import EX_TEMPFAIL
-from gatepost.loader import bundled_directory
 from gatepost.ops import log
 from gatepost.ops.demo.files import BLACK_TIMEOUT_S, DOMAIN
 from gatepost.ops.demo.interruption import Interrupted, Interruption

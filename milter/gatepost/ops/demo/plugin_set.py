@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gatepost.config import Config, HooksSection, PluginEntry, load_config
-from gatepost.loader import DEFAULT_DIRECTORY
+from gatepost.configuration.config import Config, HooksSection, PluginEntry, load_config
+from gatepost.configuration.loader import DEFAULT_DIRECTORY
 from gatepost.ops.assembly import load_pipeline
-from gatepost.services.store import open_store
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gatepost.loader import LoadedPlugin
+    from gatepost.configuration.loader import LoadedPlugin
 
 OWN: Final = ("client_options", "aliases", "greylist", "addsig", "count_denies", "loop")
 """The plugins without `--config`, in the order in which they run."""

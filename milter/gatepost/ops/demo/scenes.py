@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gatepost.loader import bundled_directory
+from gatepost.configuration.loader import bundled_directory
 from gatepost.ops.demo.dialogue import Client, Dialogue, Letter, Reply
 from gatepost.ops.demo.files import BLACK_TIMEOUT_S, DOMAIN, SIGNATURE
 from gatepost.ops.demo.screen import Screen, Step

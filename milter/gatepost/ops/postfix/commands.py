@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from gatepost.config import load_config
+from gatepost.configuration.config import load_config
 from gatepost.errors import ConfigError
 from gatepost.ops import log
 from gatepost.ops.postfix import change, plan, postconf, report

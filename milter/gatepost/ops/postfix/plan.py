@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from gatepost.config import Config
+    from gatepost.configuration.config import Config
     from gatepost.ops.postfix.entry import Entry
     from gatepost.ops.postfix.fronts import Configuration
     from gatepost.ops.postfix.milters import Choice, FrontRecord

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from gatepost.config import Config
+    from gatepost.configuration.config import Config
     from gatepost.ops.postfix.backup import Record
     from gatepost.ops.postfix.doctor.roster import Roster
     from gatepost.ops.postfix.fronts import Configuration

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatepost.config import DEFAULT_FILE
+from gatepost.configuration.config import DEFAULT_FILE
 from gatepost.ops.postfix.value import without_blanks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gatepost.config import Config
+    from gatepost.configuration.config import Config
 
 _SYSTEMD = Path("/run/systemd/system")
 """There where systemd is process 1 (sd_booted(3))."""

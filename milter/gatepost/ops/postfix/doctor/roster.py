@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from gatepost.loader import load_plugins
-from gatepost.pipeline import Pipeline
-from gatepost.services.store import open_store
+from gatepost.configuration.loader import load_plugins
+from gatepost.pipeline.pipeline import Pipeline
+from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from gatepost.address import Address
-    from gatepost.config import Config
-    from gatepost.loader import LoadedPlugin
+    from gatepost.configuration.config import Config
+    from gatepost.configuration.loader import LoadedPlugin
     from gatepost.option import Overrides
 
 

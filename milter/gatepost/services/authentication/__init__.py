@@ -1,0 +1,1 @@
+"""Who a message comes from: SPF, DKIM, ARC, DMARC, and the field that tells of them."""

@@ -1,0 +1,144 @@
+"""Every part of a message that has content, those of attached messages too, decoded as a forgiving reader would.
+
+`Message.structure` takes an attached message as one plain part and gives up on content that is not encoded by the
+book. Whoever looks for what is hidden must see what the most forgiving mail program shows: here nothing is given up,
+but nothing raises either, and all of it is limited.
+"""
+
+from __future__ import annotations
+
+import binascii
+import codecs
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from gatepost.message.header import Headers, scan_fields
+from gatepost.message.mime import IDENTITY, Part, parse_structure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MESSAGE_DEPTH = 8
+"""Messages attached to attached ones: each is held in memory while its parts are looked at."""
+
+LEAF_LIMIT = 2000
+"""Parts with content, all attached messages together."""
+
+RUN_LIMIT = 1000
+"""Pieces of base64 with padding between them: nobody has two, but a stranger could send a million."""
+
+ATTACHED = frozenset({"message/rfc822", "message/global", "message/news"})
+
+_NO_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
+_STRAY_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_CODEC = re.compile(r"[A-Za-z0-9][\w.:-]{0,40}")
+_NO_CHARSET = frozenset({"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"})
+"""Codecs of Python that no mail program has; punycode takes time by the square of the length."""
+
+
+class Leaf(NamedTuple):
+    """A part that is no multipart, or a multipart in which no parts can be told apart."""
+
+    part: Part
+    content: bytes
+    level: int
+    """How many attached messages it stands in."""
+
+
+def message_leaves(root: Part) -> Iterator[Leaf]:
+    """Go through the parts in their order; an attached message comes first as a leaf, then its parts."""
+    left = LEAF_LIMIT
+    for leaf in _leaves(root, 0):
+        if not left:
+            return
+        left -= 1
+        yield leaf
+
+
+def messages(root: Part) -> Iterator[tuple[Part, int]]:
+    """Go through the trees: the message's own, then that of each attached message; with the level of each."""
+    yield root, 0
+    for leaf in message_leaves(root):
+        if (attached := attached_message(leaf)) is not None:
+            yield attached, leaf.level + 1
+
+
+def attached_message(leaf: Leaf) -> Part | None:
+    """Return the tree of the message that the leaf is; None if it is none, or stands too deep."""
+    if leaf.part.content_type not in ATTACHED or leaf.level >= MESSAGE_DEPTH:
+        return None
+    data = leaf.content
+    if not data.count(b"\r\n") == data.count(b"\n") == data.count(b"\r"):
+        data = _STRAY_LINE_END.sub(b"\r\n", data)
+    fields, _, start = scan_fields(data, 0, len(data))
+    return parse_structure(Headers(fields), data[start:])
+
+
+def _leaves(tree: Part, level: int) -> Iterator[Leaf]:
+    for part in tree.walk():
+        if part.children:
+            continue
+        leaf = Leaf(part, forgiving_content(part), level)
+        yield leaf
+        if (attached := attached_message(leaf)) is not None:
+            yield from _leaves(attached, level + 1)
+
+
+def forgiving_content(part: Part) -> bytes:
+    """Return the content with its transfer encoding undone as far as that goes; as it stands if that is unknown."""
+    match part.encoding:
+        case "quoted-printable":
+            return binascii.a2b_qp(part.raw)
+        case "base64":
+            return decode_base64(part.raw)
+        case "x-uuencode" | "uuencode" | "x-uue":
+            return _decode_uu(part.raw)
+        case _:
+            return part.raw
+
+
+def decode_base64(data: bytes) -> bytes:
+    """Decode whatever of it is base64: foreign characters and padding in the middle are passed over."""
+    clean = data.translate(None, _NO_BASE64)
+    pieces = clean.split(b"=", RUN_LIMIT) if b"=" in clean else [clean]
+    decoded = []
+    for piece in pieces:
+        run = piece.replace(b"=", b"")
+        run = run[:-1] if len(run) % 4 == 1 else run
+        if run:
+            decoded.append(binascii.a2b_base64(run + b"=" * (-len(run) % 4)))
+    return b"".join(decoded)
+
+
+def is_base64(data: bytes) -> bool:
+    """Return True if that is base64 by the book: line ends are its only foreign characters, padding stands last."""
+    clean = data.translate(None, b"\r\n\t ")
+    return not clean.translate(None, bytes(set(range(256)) - set(_NO_BASE64))) and b"=" not in clean.rstrip(b"=")
+
+
+def is_known_encoding(part: Part) -> bool:
+    """Return True if mail programs know how to decode the part."""
+    return part.encoding in IDENTITY | {"quoted-printable", "base64"}
+
+
+def _decode_uu(data: bytes) -> bytes:
+    decoded = []
+    for line in data.splitlines():
+        if line.startswith((b"begin ", b"end")) or not line:
+            continue
+        try:
+            decoded.append(binascii.a2b_uu(line))
+        except binascii.Error:
+            continue
+    return b"".join(decoded)
+
+
+def text_of(content: bytes, charset: str) -> str:
+    """Return content as text; what is not in its charset is replaced, and an unknown charset is taken as Latin 1."""
+    if _CODEC.fullmatch(charset):
+        try:
+            if codecs.lookup(charset).name not in _NO_CHARSET:
+                return content.decode(charset, "replace")
+        except (LookupError, ValueError):
+            pass
+    return content.decode("latin-1")

@@ -1,0 +1,1 @@
+"""DNS for every plugin: one resolver, its cache, its limits."""

@@ -1,0 +1,1 @@
+"""The store, the only state that outlives a session, and what counts in it."""

@@ -154,6 +154,15 @@ def test_a_domain_that_is_not_postfix_own(site: Site) -> None:
     assert site.examine().main["relay_domains"] == "relay.test, strange.test"
 
 
+def test_relaying_that_debians_local_only_switched_off(site: Site) -> None:
+    site.main("relay_transport = error")
+    aliases(site, f"hjp@relay.test: {AWAY}")
+    finding = only(site, site.front, "relay_transport")
+    assert "relay_transport = error (main.cf or default): hjp@relay.test is unknown to Postfix" in finding.problem
+    site.run(finding.command)
+    assert site.on_paper() == []
+
+
 def test_a_name_that_only_other_lines_lead_to_need_not_be_postfix_own(site: Site) -> None:
     aliases(site, "hjp@relay.test: staff@internal.test", f"staff@internal.test: {AWAY}")
     assert site.on_paper() == []

@@ -8,7 +8,7 @@ from gatepost.address import Address
 from gatepost.ops.postfix.doctor.finding import MAIN, Finding
 from gatepost.ops.postfix.doctor.lookup import Tables
 from gatepost.ops.postfix.doctor.remedy import edit
-from gatepost.ops.postfix.doctor.routing import DOMAINS, Routing
+from gatepost.ops.postfix.doctor.routing import DOMAINS, TRANSPORTS, Routing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -81,13 +81,24 @@ def _hidden(facts: Examination, routing: Routing, front: Smtpd, listings: Sequen
             f"{front.shown(name)}: {_some(shown)} {'is' if len(shown) == 1 else 'are'} unknown to Postfix and refused "
             f"at RCPT, before gatepost is asked, although {_file(asked[addresses[0]])} lists "
             f"{'it' if len(shown) == 1 else 'them'}",
-            "let the domains through here, for gatepost refuses their unknown recipients itself",
-            facts.remedies.set_option(
-                front.key, name, _opened(front, name, {one.domain or routing.origin for one in addresses})
-            )
-            if name.endswith("_maps")
-            else edit(asked[addresses[0]].overrides.source),
+            *_let_through(facts, front, name, [asked[address] for address in addresses], routing.origin),
         )
+
+
+def _let_through(
+    facts: Examination, front: Smtpd, name: str, listed: Sequence[Listing], origin: str
+) -> tuple[str, str]:
+    """What to do so that Postfix does not refuse what is listed, and the command for it."""
+    if name == TRANSPORTS["relay"]:
+        # Debian's "Local only" sets it beside default_transport: domains to relay for have no meaning with it.
+        return "let Postfix send on what it relays, as it does without that line", facts.remedies.unset_main(name)
+    if not name.endswith("_maps"):
+        return "let Postfix deliver to that domain, or take the line out", edit(listed[0].overrides.source)
+    opened = _opened(front, name, {one.address.domain or origin for one in listed})
+    return (
+        "let the domains through here, for gatepost refuses their unknown recipients itself",
+        facts.remedies.set_option(front.key, name, opened),
+    )
 
 
 def _opened(front: Smtpd, name: str, domains: Collection[str]) -> str:

@@ -58,6 +58,10 @@ class Remedies:
         """Set a parameter in main.cf."""
         return self._postconf("-e", f"{name}={value}")
 
+    def unset_main(self, name: str) -> str:
+        """Take a parameter out of main.cf, so that Postfix's own default counts."""
+        return self._postconf("-X", name)
+
     def reload_postfix(self) -> str:
         """Bring a change of master.cf or main.cf into force."""
         return shlex.join(["postfix", "-c", str(self.directory), "reload"])

@@ -44,6 +44,7 @@ REPLIES
     550 5.7.1 rejected by the DMARC policy of example.org: neither SPF nor DKIM shows that the message is from there
     550 5.7.1 DMARC cannot be checked: there are several From fields
     451 4.7.1 DMARC cannot be checked: the policy of example.org could not be looked up
+    554 5.6.0 too many X-DMARC-Failed header fields         more than 50 that would have to be removed
 
 FAILURE
     A domain whose name servers do not answer is `temperror`, and that option decides, not on_unavailable. What fails
@@ -77,6 +78,9 @@ from gatepost import (
 if TYPE_CHECKING:
     from gatepost import Message, MethodResult, Transaction, Verdict
 
+OLD_TAGS = 50
+"""Fields named tag_field that are removed: Postfix looks through the header for each, which takes by the square."""
+
 SEVERITY = ("allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect")
 
 
@@ -101,6 +105,8 @@ class Dmarc(Plugin[Options]):
 
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)
+        if len(message.headers.fields(options.tag_field)) > OLD_TAGS:
+            return Deny(f"too many {options.tag_field} header fields", enhanced="5.6.0")
         message.delete_header(options.tag_field, None)
         spf, dkim = results_of(transaction, "spf"), results_of(transaction, "dkim")
         domains, fault = author_domains(message.headers)

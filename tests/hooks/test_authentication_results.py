@@ -241,7 +241,7 @@ async def test_a_field_of_others_stays_to_the_byte(value: bytes) -> None:
 
 
 async def test_only_the_forged_ones_go_whatever_their_order() -> None:
-    mixed = [*OF_OTHERS, *FORGED, *OF_OTHERS, *FORGED]
+    mixed = [*OF_OTHERS, *FORGED, *OF_OTHERS, *FORGED[::2]]
     message = (
         await send(
             *(FIELD.encode() + b":" + value for value in mixed),
@@ -273,9 +273,18 @@ async def test_who_has_logged_in_forges_nothing_either() -> None:
 
 
 @pytest.mark.timeout(30)
-async def test_a_hundred_thousand_forged_fields_are_removed() -> None:
-    pair = [b"Authentication-Results: mx.example.org; dmarc=pass", b"Authentication-Results: other; spf=pass"]
-    assert await fields(*(pair * 50_000)) == [b" mx.example.org;\r\n\tnone", *[b" other; spf=pass"] * 50_000]
+async def test_forged_fields_are_removed_from_a_hundred_thousand() -> None:
+    own = b"Authentication-Results: mx.example.org; dmarc=pass"
+    others = [b"Authentication-Results: other; spf=pass"] * 100_000
+    found = await fields(*([own] * 25), *others, *([own] * 25))
+    assert found == [b" mx.example.org;\r\n\tnone", *[b" other; spf=pass"] * 100_000]
+
+
+async def test_more_forged_fields_than_postfix_could_remove_in_time_are_refused() -> None:
+    content = b"Authentication-Results: mx.example.org; dmarc=pass\r\n" * 51 + b"From: a@example.com\r\n\r\ntext\r\n"
+    async with gate(authentication_results={"authserv_id": ID}) as postfix:
+        reply = await postfix.client().send("a@example.com", "b@example.org", content=content)
+    assert reply.encode() == b"554 5.6.0 too many forged Authentication-Results header fields\r\n"
 
 
 @pytest.mark.timeout(20)

@@ -69,6 +69,13 @@ async def test_a_tag_that_came_with_the_message_is_removed() -> None:
     assert "X-DMARC-Failed" not in mail.message.headers
 
 
+async def test_more_tags_than_postfix_could_remove_in_time_are_refused() -> None:
+    many = b"X-DMARC-Failed: a\r\n" * 50
+    assert (await judge(DNS, many + b"From: a@bank.example\r\n", spf="bank.example")).reply == "250"
+    more = await judge(DNS, many + b"x-dmarc-failed: b\r\nFrom: a@bank.example\r\n", spf="bank.example")
+    assert more.reply == "554 5.6.0 too many X-DMARC-Failed header fields"
+
+
 async def test_in_observe_mode_all_is_left_as_it_is() -> None:
     mail = await judge(DNS, "bank.example", mode="observe")
     assert (mail.reply, mail.message.edits) == ("250", ())

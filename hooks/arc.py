@@ -61,6 +61,7 @@ class Arc(Plugin[Options]):
     """Checks the chain once for all runs."""
 
     scanner = True
+    verifies = True
 
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)

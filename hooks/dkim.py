@@ -85,6 +85,7 @@ class Dkim(Plugin[Options]):
     """Checks every signature once for all runs."""
 
     scanner = True
+    verifies = True
 
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)

@@ -102,6 +102,7 @@ class Dmarc(Plugin[Options]):
     """Asks about each author domain, and does the severest thing."""
 
     after = ("spf", "dkim", "arc")
+    needs = ("spf", "dkim")
 
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)

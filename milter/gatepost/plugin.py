@@ -85,6 +85,12 @@ class Plugin(Generic[O]):
     after: ClassVar[tuple[str, ...]] = ()
     """Plugins whose results it reads: `gatepost check` refuses one of them, if loaded, that stands behind it."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Those of `after` without each of which it does nothing: `gatepost check` warns where one is not loaded."""
+
+    verifies: ClassVar[bool] = False
+    """True: it checks signatures of the message. `gatepost check` warns of an editor before it, which may break one."""
+
     options_class: ClassVar[type[PluginOptions]] = PluginOptions
 
     def __init_subclass__(cls, **keywords: Any) -> None:

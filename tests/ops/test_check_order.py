@@ -30,6 +30,11 @@ HOOKS = {
         "def mark(m):\n    m.add_header('X-Mark', '1')\n"
         "class Mark(Plugin):\n    scanner = True\n    def data_post(self, t, m): mark(m)\n"
     ),
+    "check": "class Check(Plugin):\n    scanner = verifies = True\n    def data_post(self, t, m): ...\n",
+    "needy": (
+        "class Needy(Plugin):\n    after = ('scan', 'early')\n    needs = ('scan',)\n"
+        "    def data_post(self, t, m): ...\n"
+    ),
     "sums_up": "class SumsUp(Plugin):\n    after = ('scan', 'early')\n    def data_post(self, t, m): ...\n",
     "read": "class Read(Plugin):\n    def body(self, t, chunk): ...\n",
     "idle": "class Idle(Plugin):\n    def init(self): ...\n",
@@ -101,6 +106,7 @@ def told(tmp_path: Path, store: Store) -> Told:
             *order.late_setters(loaded, usage),
             *order.late_whitelists(loaded),
             *order.without_hooks(loaded),
+            *order.disturbed_signatures(loaded),
             *order.unreachable(loaded, usage, edge=config.milter.edge),
             *order.absent_results(loaded),
         ]
@@ -145,6 +151,20 @@ async def test_a_scanner_that_edits_may_not_stand_after_a_signer(told: Told) -> 
     assert await told(tables("mark", "sign")) == []
 
 
+async def test_an_editor_before_a_plugin_that_checks_signatures_is_told(told: Told) -> None:
+    (warning,) = await told(tables("mark", "edit", "check"))
+
+    assert warning == "7: warning: signatures that check checks may be broken by edits of mark (line 1): put it before"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("check", "mark"), ("mark", "check"), ("mark", "early", "check"), ("mark=observe", "edit", "check"), ("check",)],
+)
+async def test_what_edits_behind_it_or_beside_it_disturbs_no_signature(told: Told, names: tuple[str, ...]) -> None:
+    assert await told(tables(*names)) == []
+
+
 # --- plugins that read what others find
 
 
@@ -164,6 +184,8 @@ async def test_a_plugin_that_finds_all_results_is_in_its_place(told: Told, names
     [
         (("sums_up",), "1: warning: sums_up reads what scan, early would find, and nobody of that name is loaded"),
         (("scan", "sums_up"), "4: note: sums_up reads what early would find, and nobody of that name is loaded"),
+        (("scan", "needy"), "4: note: needy reads what early would find, and nobody of that name is loaded"),
+        (("early", "needy"), "4: warning: needy reads what scan would find, and nobody of that name is loaded"),
     ],
 )
 async def test_results_that_nobody_finds_are_told(told: Told, names: tuple[str, ...], expected: str) -> None:

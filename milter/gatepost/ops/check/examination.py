@@ -79,6 +79,7 @@ def _cross_checks(config: Config, assembly: Assembly, usage: Usage) -> Iterator[
     yield from order.late_setters(plugins, usage)
     yield from order.late_whitelists(plugins)
     yield from order.without_hooks(plugins)
+    yield from order.disturbed_signatures(plugins)
     if len(plugins) == len(config.plugins) and "plugin" not in config.left_out:
         yield from order.unreachable(plugins, usage, edge=config.milter.edge)
         yield from order.absent_results(plugins)

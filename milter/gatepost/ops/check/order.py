@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from itertools import groupby
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,22 @@ def broken_signatures(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
     return errors
 
 
+def disturbed_signatures(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
+    """Warn of plugins that check signatures (`Plugin.verifies`) behind one that may break them by its edits."""
+    asked = [loaded for loaded in plugins if "data_post" in loaded.hooks and _mode(loaded) != "off"]
+    editors: list[LoadedPlugin] = []
+    for is_scanner, neighbours in groupby(asked, key=lambda loaded: loaded.plugin.scanner):
+        # Scanners that stand next to each other all see the message as it is before them.
+        together = list(neighbours)
+        for block in [together] if is_scanner else [[loaded] for loaded in together]:
+            for loaded in block if editors else ():
+                if loaded.plugin.verifies:
+                    names = ", ".join(other.name + _line(other) for other in editors)
+                    problem = f"signatures that {loaded.name} checks may be broken by edits of {names}: put it before"
+                    yield Finding.warning(problem, loaded.place)
+            editors += [loaded for loaded in block if _mode(loaded) == "enforce" and _edits(loaded)]
+
+
 def missing_results(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
     """Return an error for each plugin that stands before one whose results it reads (`Plugin.after`)."""
     errors = []
@@ -63,14 +80,18 @@ def missing_results(plugins: Sequence[LoadedPlugin]) -> list[ConfigError]:
 
 
 def absent_results(plugins: Sequence[LoadedPlugin]) -> Iterator[Finding]:
-    """Tell of plugins that read what others find (`Plugin.after`), where these are not loaded: a warning if none is."""
+    """Tell of plugins that read what others find (`Plugin.after`), where these are not loaded.
+
+    A warning if none is, or one of those without which it does nothing (`Plugin.needs`).
+    """
     names = {loaded.name for loaded in plugins}
     for loaded in plugins:
         absent = [name for name in loaded.plugin.after if name not in names]
         if not absent or _mode(loaded) == "off":
             continue
         problem = f"{loaded.name} reads what {', '.join(absent)} would find, and nobody of that name is loaded"
-        tell = Finding.warning if len(absent) == len(loaded.plugin.after) else Finding.note
+        is_idle = len(absent) == len(loaded.plugin.after) or not set(absent).isdisjoint(loaded.plugin.needs)
+        tell = Finding.warning if is_idle else Finding.note
         yield tell(problem, loaded.place)
 
 

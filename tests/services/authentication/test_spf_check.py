@@ -99,6 +99,10 @@ async def test_long_texts_for_other_purposes_do_not_matter() -> None:
     assert await result({"evil.example": {"TXT": ["key=" + "x" * 9000, "v=spf1 ip4:192.0.2.1 -all"]}}) == "pass"
 
 
+async def test_nobody_is_asked_about_an_address_in_brackets() -> None:
+    assert (await find({"[192.0.2.1]": "servfail"}, domain="[192.0.2.1]")).result == "none"
+
+
 async def test_work_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spf_check, "WORK_LIMIT_S", 0.0)
     assert await result({"evil.example": {"TXT": ["v=spf1 ip4:192.0.2.1 -all"]}}) == "temperror"

@@ -90,8 +90,11 @@ class SpfIdentity:
 
     @property
     def can_be_checked(self) -> bool:
-        """False for what is no domain name of several labels: the result is then `none` (RFC 7208 section 4.3)."""
-        return "." in self.domain and _could_exist(self.domain)
+        """False for what is no domain name of several labels: the result is then `none` (RFC 7208 section 4.3).
+
+        Nor is an address, `[192.0.2.1]`, for which some name servers have a SERVFAIL.
+        """
+        return "." in self.domain and self.domain[0] != "[" and _could_exist(self.domain)
 
 
 @dataclass(frozen=True, slots=True)

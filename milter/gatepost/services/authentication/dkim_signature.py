@@ -82,7 +82,7 @@ def read_signature(field: Header, tags: Mapping[str, str], *, arc: bool = False)
         raise Unverifiable("neutral", "the signature is of another version")
     algorithm = known_algorithm(tags["a"])
     domain, selector = read_owner(tags)
-    if tags.get("q", "dns/txt") not in {"dns/txt", "dns"}:
+    if {"dns/txt", "dns"}.isdisjoint(words(tags.get("q", "dns/txt"))):
         raise Unverifiable("neutral", "the signature does not have its key in DNS")
     names = words(tags["h"])
     if len(names) > NAMES_LIMIT:

@@ -10,7 +10,8 @@ import re
 FIELD_LIMIT_BYTES = 16_384
 """Of a signature: honest ones have 500 to 2,000; those that copy the header (z=) several thousand."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Without the hyphen in RFC 6376; other verifiers take it, and what it names is ignored in any case.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _SPACE = re.compile(r"[ \t\r\n]+")
 
 

@@ -25,3 +25,13 @@ class Deadline(NamedTuple):
 of_hook: ContextVar[Deadline | None] = ContextVar("gatepost_deadline", default=None)
 """When the pipeline gives up on the hook call that is running; None outside of any. It follows the call into tasks and
 threads."""
+
+
+def check_time() -> None:
+    """Raise TimeoutError once the time of the hook is over that asked for the work going on here.
+
+    For long work in a thread, which nobody can stop from outside.
+    """
+    deadline = of_hook.get()
+    if deadline is not None and not deadline.remaining():
+        raise TimeoutError("the hook's time is over")

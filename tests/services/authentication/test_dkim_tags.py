@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatepost.deadline import Deadline, of_hook
 from gatepost.message.header import Header, Headers
 from gatepost.services.authentication.dkim_author import author_domain
 from gatepost.services.authentication.dkim_key import examine
-from gatepost.services.authentication.dkim_signature import SignedFields, read_signature
+from gatepost.services.authentication.dkim_signature import SignedFields, header_digest, read_signature
 from gatepost.services.authentication.dkim_tags import Unverifiable, read_tags, without_signature
 
 SOUND = b"v=1; a=rsa-sha256; d=example.com; s=test; h=from; bh=AAAA; b=AAAA"
@@ -59,6 +62,16 @@ def test_fields_are_taken_from_the_bottom_up_and_a_name_left_over_is_none() -> N
     fields = [Header("A", b"1"), Header("b", b"2"), Header("a", b"3")]
     selected = SignedFields(fields).select(["a", "none", "a", "a", "b"])
     assert [field.raw for field in selected] == [b"3", b"1", b"2"]
+
+
+def test_hashing_a_header_stops_when_the_hook_has_no_time_left() -> None:
+    field = Header("DKIM-Signature", SOUND)
+    token = of_hook.set(Deadline.after(0))
+    try:
+        with pytest.raises(TimeoutError):
+            header_digest(repeat(Header("To", b"x" * 65536)), field, relaxed=True, algorithm="sha256")
+    finally:
+        of_hook.reset(token)
 
 
 def test_a_sound_signature_is_read() -> None:

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from gatepost.deadline import of_hook
+from gatepost.deadline import check_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,11 +46,9 @@ def hash_body(chunks: Iterable[bytes], wanted: Iterable[BodyHash]) -> dict[BodyH
     canons: dict[bool, _Canonical] = {}
     for one in wanted:
         canons.setdefault(one.relaxed, _Relaxed() if one.relaxed else _Simple()).wants(one)
-    deadline = of_hook.get()
     if canons:
         for chunk in chunks:
-            if deadline is not None and not deadline.remaining():
-                raise TimeoutError("the hook's time is over")
+            check_time()
             for canon in canons.values():
                 canon.read(chunk)
     return {one: hashed for canon in canons.values() for one, hashed in canon.finish().items()}

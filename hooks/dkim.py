@@ -54,6 +54,7 @@ from gatepost import (
     Action,
     Deny,
     DkimPolicy,
+    DomainName,
     Plugin,
     PluginOptions,
     Unavailable,
@@ -75,7 +76,7 @@ class Options(PluginOptions):
     min_key_bits: Annotated[int, Field(ge=512, le=4096)] = 1024
     partial_body: Literal["policy", "pass"] = "policy"
     fail: Action = "allow"
-    require_domains: tuple[str, ...] = ()
+    require_domains: tuple[DomainName, ...] = ()
     action: Action = "deny"
     skip_authenticated: bool = True
     skip_whitelisted: bool = True

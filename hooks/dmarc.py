@@ -18,7 +18,8 @@ OPTIONS
                     "defer_disconnect", or "allow"
     invalid_from    "deny": what becomes of mail whose author cannot be told: no From, several, malformed, or with more
                     than four domains. Mail programs may show any domain there, and no policy would be asked for
-    tag_field       "X-DMARC-Failed": the field for "tag". One of that name that came with the message is removed
+    tag_field       "X-DMARC-Failed": the field for "tag", X- in front. What came with the message under that name is
+                    removed
     exempt          []: domains, such as ["example.org"], whose mail may fail, and all below them: such as your own
                     while devices send as it without DKIM
     trusted_arc_sealers  []: domains, such as ["lists.example.org"], whose word is taken for what the message was before
@@ -63,6 +64,7 @@ from gatepost import (
     Action,
     Deny,
     DmarcFinding,
+    DomainName,
     MessageAction,
     Plugin,
     PluginOptions,
@@ -91,9 +93,9 @@ class Options(PluginOptions):
     quarantine: MessageAction = "tag"
     temperror: Action = "defer"
     invalid_from: MessageAction = "deny"
-    tag_field: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,60}$")] = "X-DMARC-Failed"
-    exempt: tuple[str, ...] = ()
-    trusted_arc_sealers: tuple[str, ...] = ()
+    tag_field: Annotated[str, StringConstraints(pattern=r"^[Xx]-[A-Za-z0-9-]{1,58}$")] = "X-DMARC-Failed"
+    exempt: tuple[DomainName, ...] = ()
+    trusted_arc_sealers: tuple[DomainName, ...] = ()
     skip_authenticated: bool = True
     skip_whitelisted: bool = True
 

@@ -51,15 +51,16 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict, replace
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, IPvAnyNetwork
 
 from gatepost import (
+    PRIVATE_NETWORKS,
     Action,
     Deny,
     DenySoft,
+    DomainName,
     Duration,
     Fixed,
     Plugin,
@@ -79,10 +80,6 @@ if TYPE_CHECKING:
     from gatepost import Address, Recipient, Transaction, Verdict
 
     Ip: TypeAlias = IPv4Address | IPv6Address
-
-PRIVATE = (
-    "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7", "fe80::/10",
-)  # fmt: skip
 
 CODES = {"temperror": "5.7.24", "permerror": "5.7.24"}
 """RFC 7372 section 3.2: the record could not be judged; otherwise 5.7.23, it was."""
@@ -110,8 +107,8 @@ class Options(PluginOptions):
     helo: bool = True
     helo_fail: Action = "deny"
     explanation: bool = True
-    trusted_forwarders: tuple[str, ...] = ()
-    skip_networks: tuple[IPvAnyNetwork, ...] = tuple(map(ip_network, PRIVATE))
+    trusted_forwarders: tuple[DomainName, ...] = ()
+    skip_networks: tuple[IPvAnyNetwork, ...] = PRIVATE_NETWORKS
     time_limit: Annotated[Duration, Field(gt=0)] = 20.0
     skip_authenticated: bool = True
     skip_whitelisted: bool = True

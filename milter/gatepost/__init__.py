@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gatepost.action import Action, MessageAction, denial, parse_action
 from gatepost.address import Address
 from gatepost.authentication import MethodResult, keep_results, method_result, results_of
+from gatepost.domain_name import DomainName
 from gatepost.endpoint import Endpoint, Servers
 from gatepost.errors import ConfigError, ConfigErrors, Unavailable
 from gatepost.message.message import Body, Header, Headers, Message, Part
@@ -98,6 +99,7 @@ __all__ = [
     "DenyDisconnect",
     "DenySoft",
     "DenySoftDisconnect",
+    "DomainName",
     "Duration",
     "Endpoint",
     "Entry",

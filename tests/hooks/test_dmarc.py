@@ -56,8 +56,19 @@ async def test_the_consequence_can_be_chosen(action: str, reply: str) -> None:
     assert mail.result == "fail"
 
 
-@pytest.mark.parametrize("options", [{"reject": "explode"}, {"temperror": "tag"}, {"tag_field": "X: y"}, {"pct": 1}])
-async def test_a_wrong_option_stops_the_start(options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reject": "explode"},
+        {"temperror": "tag"},
+        {"tag_field": "X: y"},
+        {"tag_field": "From"},
+        {"exempt": ["*.example.org"]},
+        {"trusted_arc_sealers": [""]},
+        {"pct": 1},
+    ],
+)
+async def test_a_wrong_option_stops_the_start(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         async with gate(dmarc=options):
             pass

@@ -14,7 +14,8 @@ OPTIONS
     fail            "allow": what is said to a message whose signatures are all broken: "deny", "defer",
                     "deny_disconnect", "defer_disconnect". RFC 6376 section 6.1 advises against all of them
     require_domains []: domains, such as ["example.org"], whose mail must be signed by them, and all below them. Meant
-                    for your own, and for those who have told you: all others publish such a wish by DMARC
+                    for your own, and for those who have told you: all others publish such a wish by DMARC. Where From
+                    could be read in two ways, a domain that stands anywhere in it counts
     action          "deny": what is said to mail from these without a signature that passes
     skip_authenticated  true: the mail of a client that has logged in is not checked
     skip_whitelisted    true: nor what is whitelisted
@@ -58,8 +59,8 @@ from gatepost import (
     Plugin,
     PluginOptions,
     Unavailable,
-    author_domain,
     check_signatures,
+    claimed_domain,
     denial,
     is_within,
     keep_results,
@@ -107,10 +108,7 @@ class Dkim(Plugin[Options]):
 
     def _unsigned(self, message: Message, results: list[MethodResult], options: Options) -> Verdict | None:
         """Refuse mail from a domain whose mail must be signed."""
-        if not options.require_domains:
-            return None
-        author, _ = author_domain(message.headers)
-        required = next((one for one in options.require_domains if author and is_within(author, one)), None)
+        required = claimed_domain(message.headers, options.require_domains) if options.require_domains else None
         if required is None:
             return None
         of_domain = [one for one in results if is_within(one["properties"].get("header.d", ""), required)]
@@ -119,7 +117,7 @@ class Dkim(Plugin[Options]):
         if options.action != "allow":
             _raise_unanswered(of_domain)
         return _denial(
-            options.action, f"mail from {author} must have a valid DKIM signature of that domain", enhanced="5.7.22"
+            options.action, f"mail from {required} must have a valid DKIM signature of that domain", enhanced="5.7.22"
         )
 
 

@@ -19,8 +19,9 @@ OPTIONS
     canonicalization    "relaxed/relaxed": of header and body; "simple" breaks with any change of white space
     expires     0: how long the signature is to hold, such as "14d"; 0: for ever
 
-    Not signed, and logged: mail without From, with several, or with several authors in it. Not signed: mail of a domain
-    that has no key. A subdomain without a key of its own has that of the domain above it.
+    Not signed, and logged: mail without From, with several, with authors of several domains, or with one that could be
+    read in two ways. Not signed: mail of a domain that has no key. A subdomain without a key of its own has that of the
+    domain above it.
 
 FILES
     A line for each key; a domain that has several is signed by each, in this order. "#" begins a comment.
@@ -62,7 +63,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import IPvAnyNetwork, StringConstraints
 
-from gatepost import DkimForm, DkimKeyTable, Duration, Fixed, Plugin, PluginOptions, author_domain, sign_message
+from gatepost import DkimForm, DkimKeyTable, Duration, Fixed, Plugin, PluginOptions, author_domains, sign_message
 
 if TYPE_CHECKING:
     from gatepost import Message, Transaction
@@ -117,10 +118,10 @@ class DkimSign(Plugin[Options]):
 
     def _signatures(self, message: Message, options: Options) -> tuple[list[bytes], str]:
         """Return the signatures, from the top, and why there are none."""
-        author, why_not = author_domain(message.headers)
-        if author is None:
-            return [], why_not
-        signers = self._keys.signers(author)
+        domains, why_not = author_domains(message.headers)
+        if len(domains) != 1:
+            return [], why_not or "From names several domains"
+        signers = self._keys.signers(domains[0])
         if not signers:
             return [], ""
         form = DkimForm(("From", *options.headers), options.oversign, options.canonicalization, int(options.expires))

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from gatepost.services.authentication.authentication_field import AUTHENTICATION_RESULTS as AUTHENTICATION_RESULTS
     from gatepost.services.authentication.authentication_field import claiming as claiming
     from gatepost.services.authentication.authentication_field import results_field as results_field
-    from gatepost.services.authentication.dkim_author import author_domain as author_domain
-    from gatepost.services.authentication.dkim_author import is_within as is_within
+    from gatepost.services.authentication.author import author_domains as author_domains
+    from gatepost.services.authentication.author import claimed_domain as claimed_domain
+    from gatepost.services.authentication.author import is_within as is_within
     from gatepost.services.authentication.dkim_check import DkimPolicy as DkimPolicy
     from gatepost.services.authentication.dkim_check import check_signatures as check_signatures
     from gatepost.services.authentication.dkim_key_table import DkimKeyTable as DkimKeyTable
     from gatepost.services.authentication.dkim_signer import DkimForm as DkimForm
     from gatepost.services.authentication.dkim_signer import sign_message as sign_message
-    from gatepost.services.authentication.dmarc_author import author_domains as author_domains
     from gatepost.services.authentication.dmarc_check import DmarcFinding as DmarcFinding
     from gatepost.services.authentication.dmarc_check import check_dmarc as check_dmarc
     from gatepost.services.authentication.spf_check import SpfFinding as SpfFinding
@@ -146,10 +146,9 @@ _LATE |= {"Resolver": "gatepost.services.dns.resolver"}
 _LATE |= dict.fromkeys(
     ("AUTHENTICATION_RESULTS", "claiming", "results_field"), "gatepost.services.authentication.authentication_field"
 )
-_LATE |= {"author_domains": "gatepost.services.authentication.dmarc_author"}
+_LATE |= dict.fromkeys(("author_domains", "claimed_domain", "is_within"), "gatepost.services.authentication.author")
 _LATE |= dict.fromkeys(("DmarcFinding", "check_dmarc"), "gatepost.services.authentication.dmarc_check")
 _LATE |= dict.fromkeys(("ArcChain", "check_chain"), "gatepost.services.authentication.arc_chain")
-_LATE |= dict.fromkeys(("author_domain", "is_within"), "gatepost.services.authentication.dkim_author")
 _LATE |= dict.fromkeys(("DkimPolicy", "check_signatures"), "gatepost.services.authentication.dkim_check")
 _LATE |= {"DkimKeyTable": "gatepost.services.authentication.dkim_key_table"}
 _LATE |= dict.fromkeys(("DkimForm", "sign_message"), "gatepost.services.authentication.dkim_signer")

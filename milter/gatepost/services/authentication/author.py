@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from gatepost.idn import to_ascii
+from gatepost.idn import to_ascii, to_unicode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gatepost.message.header import Headers
 
 VALUE_LIMIT = 4096
@@ -65,6 +67,24 @@ def author_domains(headers: Headers) -> tuple[tuple[str, ...], str]:
     except _FaultError as fault:
         return (), str(fault)
     return domains, ""
+
+
+def claimed_domain(headers: Headers, domains: Iterable[str]) -> str | None:
+    """Return the first of `domains` that the domain of an author is, or is below; None if there is none.
+
+    Where the authors cannot be told, one that stands anywhere in From counts: a mail program may show it.
+    """
+    authors, fault = author_domains(headers)
+    if not fault:
+        return next((one for one in domains if any(is_within(author, one) for author in authors)), None)
+    text = b"\n".join(field.raw for field in headers.fields("From")).decode("utf-8", "replace").lower()
+    return next((one for one in domains if one in text or to_unicode(one) in text), None)
+
+
+def is_within(domain: str, parent: str) -> bool:
+    """Tell whether the domain is the other one, or below it."""
+    domain, parent = to_ascii(domain), to_ascii(parent)
+    return domain == parent or domain.endswith("." + parent)
 
 
 def _tokens(text: str) -> list[_Token]:

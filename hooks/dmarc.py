@@ -18,6 +18,8 @@ OPTIONS
                     "defer_disconnect", or "allow"
     invalid_from    "deny": what becomes of mail whose author cannot be told: no From, several, malformed, or with more
                     than four domains. Mail programs may show any domain there, and no policy would be asked for
+    skip_networks   the private and loopback networks: from there invalid_from refuses nothing. A scanner on the second
+                    floor that sends "From: scanner" is no forgery; no policy is applied to it, since spf skips it, too
     tag_field       "X-DMARC-Failed": the field for "tag", X- in front. What came with the message under that name is
                     removed
     exempt          []: domains, such as ["example.org"], whose mail may fail, and all below them: such as your own
@@ -58,9 +60,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import StringConstraints
+from pydantic import IPvAnyNetwork, StringConstraints
 
 from gatepost import (
+    PRIVATE_NETWORKS,
     Action,
     Deny,
     DmarcFinding,
@@ -93,6 +96,7 @@ class Options(PluginOptions):
     quarantine: MessageAction = "tag"
     temperror: Action = "defer"
     invalid_from: MessageAction = "deny"
+    skip_networks: tuple[IPvAnyNetwork, ...] = PRIVATE_NETWORKS
     tag_field: Annotated[str, StringConstraints(pattern=r"^[Xx]-[A-Za-z0-9-]{1,58}$")] = "X-DMARC-Failed"
     exempt: tuple[DomainName, ...] = ()
     trusted_arc_sealers: tuple[DomainName, ...] = ()
@@ -116,6 +120,9 @@ class Dmarc(Plugin[Options]):
         if fault:
             self.log.info("dmarc", txn=transaction.id, result="permerror", reason=fault)
             keep_results(self.notes(transaction), [method_result("dmarc", "permerror", None, fault)])
+            ip = transaction.session.ip
+            if ip is not None and any(ip in network for network in options.skip_networks):
+                return None
             return _consequence(options.invalid_from, message, options, f"DMARC cannot be checked: {fault}", fault)
         results: list[MethodResult] = []
         findings = []

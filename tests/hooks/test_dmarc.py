@@ -327,6 +327,14 @@ async def test_what_could_be_read_in_two_ways_or_in_none_is_refused(header: byte
     assert len(tagged.message.headers.get_all("X-DMARC-Failed")) == 1
 
 
+async def test_from_private_networks_a_device_may_send_with_an_author_that_cannot_be_told() -> None:
+    for address in ("10.1.2.3", "::1"):
+        mail = await judge(DNS, b"From: scanner\r\n", spf=None, address=address)
+        assert (mail.reply, mail.result) == ("250", "permerror")
+    assert (await judge(DNS, b"From: scanner\r\n", address="10.1.2.3", skip_networks=[])).reply.startswith("550")
+    assert (await judge(DNS, "bank.example", address="10.1.2.3")).reply == REFUSED
+
+
 async def test_of_several_domains_each_is_checked_and_the_severest_thing_is_done() -> None:
     both = b"From: a@shop.example, b@bank.example, c@none.example, d@shop.example\r\n"
     mail = await judge(DNS, both, spf="shop.example")

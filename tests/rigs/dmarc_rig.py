@@ -116,7 +116,12 @@ class Judged:
 
 @asynccontextmanager
 async def judging(
-    records: Mapping[str, Any], *, stand_in: Mapping[str, Any], arc: Mapping[str, Any] | None = None, **options: Any
+    records: Mapping[str, Any],
+    *,
+    stand_in: Mapping[str, Any],
+    arc: Mapping[str, Any] | None = None,
+    address: str = "192.0.2.1",
+    **options: Any,
 ) -> AsyncIterator[tuple[Client, CountingSource]]:
     """Make a client of a Postfix with dmarc; a record that is text is a TXT record."""
     table = {name: {"TXT": [what]} if isinstance(what, str) and "=" in what else what for name, what in records.items()}
@@ -126,7 +131,7 @@ async def judging(
     plugins: dict[str, Any] = {"stand_in": stand_in, **({"arc": arc} if arc is not None else {}), "dmarc": options}
     try:
         async with gate(*classes, dns=resolver, **plugins) as postfix:
-            yield postfix.client(), source
+            yield postfix.client(address), source
     finally:
         await resolver.close()
 

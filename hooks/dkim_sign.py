@@ -47,7 +47,8 @@ REPLIES
     None.
 
 FAILURE
-    A missing or bad key stops the start, with its name. Later the old one stays in use, and the log says why.
+    A missing or bad key stops the start, with its name. Later the old one stays in use, and the log says why; what was
+    missing is looked for again with the next change of the file, or a reload.
 
 NOTE
     After this plugin Postfix converts 8-bit mail for a host that does not announce 8BITMIME, and breaks lines that are

@@ -104,21 +104,23 @@ class Dkim(Plugin[Options]):
                     result=result["result"],
                     reason=result["reason"],
                 )
-        return self._unsigned(message, results, options) or _broken(results, options)
+        if options.require_domains:
+            required = await self.in_thread(claimed_domain, message.headers, options.require_domains)
+            if required and (verdict := _unsigned(required, results, options)):
+                return verdict
+        return _broken(results, options)
 
-    def _unsigned(self, message: Message, results: list[MethodResult], options: Options) -> Verdict | None:
-        """Refuse mail from a domain whose mail must be signed."""
-        required = claimed_domain(message.headers, options.require_domains) if options.require_domains else None
-        if required is None:
-            return None
-        of_domain = [one for one in results if is_within(one["properties"].get("header.d", ""), required)]
-        if any(one["result"] == "pass" for one in of_domain):
-            return None
-        if options.action != "allow":
-            _raise_unanswered(of_domain)
-        return _denial(
-            options.action, f"mail from {required} must have a valid DKIM signature of that domain", enhanced="5.7.22"
-        )
+
+def _unsigned(required: str, results: list[MethodResult], options: Options) -> Verdict | None:
+    """Refuse mail from a domain whose mail must be signed."""
+    of_domain = [one for one in results if is_within(one["properties"].get("header.d", ""), required)]
+    if any(one["result"] == "pass" for one in of_domain):
+        return None
+    if options.action != "allow":
+        _raise_unanswered(of_domain)
+    return _denial(
+        options.action, f"mail from {required} must have a valid DKIM signature of that domain", enhanced="5.7.22"
+    )
 
 
 def _broken(results: list[MethodResult], options: Options) -> Verdict | None:

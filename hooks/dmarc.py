@@ -86,6 +86,9 @@ if TYPE_CHECKING:
 OLD_TAGS = 50
 """Fields named tag_field that are removed: Postfix looks through the header for each, which takes by the square."""
 
+MANY_FIELDS = 500
+"""A message with more is looked through in a thread: a stranger can send a hundred thousand."""
+
 SEVERITY = ("allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect")
 
 
@@ -112,11 +115,14 @@ class Dmarc(Plugin[Options]):
 
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)
-        if len(message.headers.fields(options.tag_field)) > OLD_TAGS:
+        if len(message.headers) > MANY_FIELDS:
+            read = await self.in_thread(_read, message, options.tag_field)
+        else:
+            read = _read(message, options.tag_field)
+        if read is None:
             return Deny(f"too many {options.tag_field} header fields", enhanced="5.6.0")
-        message.delete_header(options.tag_field, None)
+        domains, fault = read
         spf, dkim = results_of(transaction, "spf"), results_of(transaction, "dkim")
-        domains, fault = author_domains(message.headers)
         if fault:
             self.log.info("dmarc", txn=transaction.id, result="permerror", reason=fault)
             keep_results(self.notes(transaction), [method_result("dmarc", "permerror", None, fault)])
@@ -187,6 +193,14 @@ class Dmarc(Plugin[Options]):
                 policy_domain=finding.policy_domain,
                 action=word,
             )
+
+
+def _read(message: Message, tag_field: str) -> tuple[tuple[str, ...], str] | None:
+    """Return whom the message is from, without fields of that name any more; None if these are too many."""
+    if len(message.headers.fields(tag_field)) > OLD_TAGS:
+        return None
+    message.delete_header(tag_field, None)
+    return author_domains(message.headers)
 
 
 def _as_result(finding: DmarcFinding, override: str | None) -> MethodResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +14,11 @@ from tests.rigs.dmarc_rig import StandIn, judge
 from gatepost import ConfigError, Headers, author_domains
 from gatepost.message.edit import Quarantine
 from gatepost.ops.check.order import missing_results
+from gatepost.services.processor import in_thread
 from gatepost.testing import gate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REJECT = "v=DMARC1; p=reject"
 DNS = {"_dmarc.bank.example": REJECT, "_dmarc.shop.example": "v=DMARC1; p=quarantine", "_dmarc.example.org": REJECT}
@@ -354,6 +358,20 @@ def test_hostile_authors_cost_nothing(piece: bytes) -> None:
         author_domains(Headers.parse(b"From: " + piece * (length // len(piece)) + b"\r\n"))
     # Quadratic time would be minutes.
     assert time.process_time() - started < 2
+
+
+async def test_a_header_of_many_fields_is_looked_through_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+
+    async def counted(work: Callable[..., Any], *arguments: Any) -> Any:
+        runs.append("thread")
+        return await in_thread(work, *arguments)
+
+    monkeypatch.setattr("gatepost.plugin.in_thread", counted)
+    assert (await judge(DNS, b"a:\r\n" * 600 + b"From: a@bank.example\r\n")).reply == REFUSED
+    assert runs == ["thread"]
+    assert (await judge(DNS, b"From: a@bank.example\r\n")).reply == REFUSED
+    assert runs == ["thread"]
 
 
 def test_plugins_that_are_not_configured_cost_no_import() -> None:

@@ -40,8 +40,7 @@ FILES
         openssl pkey -in example.org.ed25519 -pubout -outform DER | tail -c 32 | openssl base64 -A
 
     What these print is p= of the TXT records s2026._domainkey.example.org, "v=DKIM1; k=rsa; p=...", and e2026, with
-    k=ed25519. Publish both before you name the keys here. To sign takes the processor 6 ms with 2048 bits, 40 ms with
-    4096, and next to nothing with Ed25519, which not everybody can check.
+    k=ed25519. Publish both before you name the keys here. Not everybody can check Ed25519.
 
 REPLIES
     None.

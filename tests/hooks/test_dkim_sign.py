@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import dkim
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
 from tests.rigs.dkim_rig import MESSAGE, RFC8032_PUBLIC, dnsfunc, table, vector
 
 from gatepost.configuration.config import parse_config
@@ -196,6 +204,17 @@ async def test_keys_and_their_table_are_read_again_when_they_change(keys: Path, 
         assert await signed_by() == ("big", True)
 
 
+def pem(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+    password: bytes = b"",
+    form: PrivateFormat = PrivateFormat.PKCS8,
+) -> str:
+    """Return a key as `openssl genpkey` writes it, or in the traditional form as `openssl genrsa` did."""
+    encryption: KeySerializationEncryption = BestAvailableEncryption(password) if password else NoEncryption()
+    return key.private_bytes(Encoding.PEM, form, encryption).decode()
+
+
+RSA_KEY = rsa.generate_private_key(65537, 2048)
 SOUND = vector("test.private").decode()
 DAMAGED = SOUND[:-90] + ("A" if SOUND[-90] != "A" else "B") + SOUND[-89:]
 
@@ -223,9 +242,12 @@ async def test_a_table_that_is_wrong_stops_the_start(keys: Path, tmp_path: Path,
         ("AAAA", 0o600, "no private key"),
         (ED25519_PEM, 0o644, "everybody on this machine can read or change this key"),
         (ED25519_PEM.replace("PRIVATE", "PUBLIC"), 0o600, "a public key: a private key"),
-        (ED25519_PEM.replace("PRIVATE", "ENCRYPTED PRIVATE"), 0o600, "the key is encrypted"),
+        (pem(RSA_KEY, b"secret"), 0o600, "the key is encrypted"),
+        (pem(RSA_KEY, b"secret", PrivateFormat.TraditionalOpenSSL), 0o600, "the key is encrypted"),
+        (pem(ec.generate_private_key(ec.SECP256R1())), 0o600, "neither an RSA nor an Ed25519 key"),
+        ("-----BEGIN PRIVATE KEY-----\n", 0o600, "no RSA or Ed25519 key, or a damaged one"),
         (ED25519_PEM.replace("MC4", "MC5"), 0o600, "no RSA or Ed25519 key, or a damaged one"),
-        (DAMAGED, 0o600, "the key is damaged: its parts do not fit together"),
+        (DAMAGED, 0o600, "no RSA or Ed25519 key, or a damaged one"),
         (SOUND.replace("MII", "AAA", 1), 0o600, "no RSA or Ed25519 key, or a damaged one"),
     ],
 )

@@ -9,15 +9,20 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from dkim.crypto import RSASSA_PKCS1_v1_5_sign, RSASSA_PKCS1_v1_5_verify, UnparsableKeyError, parse_private_key
-from nacl.signing import SigningKey
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from gatepost.errors import ConfigError
 from gatepost.message.header import Header
 from gatepost.services.authentication.dkim_body import BodyHash, hash_body
-from gatepost.services.authentication.dkim_signature import HashedHeader, SignedFields, header_digest
+from gatepost.services.authentication.dkim_signature import SignedFields, header_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,24 +35,27 @@ NAMES_LIMIT = 300
 LEAST_BITS = 1024
 """RFC 8301 section 3.2: nobody believes a shorter key."""
 
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n(.*?)\n-----END ", re.DOTALL)
-_ED25519_DER = bytes.fromhex("302e020100300506032b657004220420")
-"""PKCS #8 (RFC 8410) before the 32 bytes of the key."""
+PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
+
+_PEM_LABEL = re.compile(r"^-----BEGIN ([A-Z0-9 ]+)-----$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class DkimKey:
     """A key that can sign."""
 
-    algorithm: str
-    """`rsa-sha256` or `ed25519-sha256`."""
-    material: Any
+    private: PrivateKey
+
+    @property
+    def algorithm(self) -> str:
+        """`rsa-sha256` or `ed25519-sha256`."""
+        return "rsa-sha256" if isinstance(self.private, RSAPrivateKey) else "ed25519-sha256"
 
     def sign(self, digest: bytes) -> bytes:
-        """Return the signature of a SHA-256 digest; milliseconds of work."""
-        if self.algorithm == "ed25519-sha256":
-            return bytes(self.material.sign(digest).signature)
-        return bytes(RSASSA_PKCS1_v1_5_sign(HashedHeader("sha256", digest), self.material))
+        """Return the signature of a SHA-256 digest; up to some milliseconds of work."""
+        if isinstance(self.private, RSAPrivateKey):
+            return self.private.sign(digest, PKCS1v15(), Prehashed(SHA256()))
+        return self.private.sign(digest)
 
 
 def parse_dkim_key(text: str) -> DkimKey:
@@ -55,35 +63,30 @@ def parse_dkim_key(text: str) -> DkimKey:
 
     RSA as PEM (PKCS #1 or #8), Ed25519 as PEM or, as dkimpy's dknewkey writes it, 32 bytes in base64.
     """
-    text = text.replace("\r\n", "\n").strip() + "\n"
-    pem = _PEM.search(text)
-    if pem is None:
+    text = text.replace("\r\n", "\n")
+    label = _PEM_LABEL.search(text)
+    if label is None:
         data = _base64(text)
         if len(data) != 32:
             raise ConfigError("no private key: PEM, or an Ed25519 key of 32 bytes in base64, is wanted")
-        return DkimKey("ed25519-sha256", SigningKey(data))
-    label, body = pem.groups()
-    if "ENCRYPTED" in label or "ENCRYPTED" in body:
-        raise ConfigError("the key is encrypted: save it without a passphrase, readable by gatepost alone")
-    if label not in {"RSA PRIVATE KEY", "PRIVATE KEY"}:
-        raise ConfigError(f"a {label.lower()}: a private key, RSA or Ed25519, is wanted")
-    data = _base64(body)
-    if data.startswith(_ED25519_DER) and len(data) == len(_ED25519_DER) + 32:
-        return DkimKey("ed25519-sha256", SigningKey(data[-32:]))
+        return DkimKey(Ed25519PrivateKey.from_private_bytes(data))
+    if "PRIVATE KEY" not in label[1]:
+        raise ConfigError(f"a {label[1].lower()}: a private key, RSA or Ed25519, is wanted")
     try:
-        material = parse_private_key(data)
-        bits = material["modulus"].bit_length()
-        key = DkimKey("rsa-sha256", material)
-        # A damaged file must not be found out by those who get the mail.
-        digest = bytes(32)
-        is_sound = RSASSA_PKCS1_v1_5_verify(HashedHeader("sha256", digest), key.sign(digest), material)
-    except (UnparsableKeyError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError) as error:
+        # Looks, too, whether the parts of the key fit together: those who get the mail must not find that out.
+        private = load_pem_private_key(text.encode(), password=None)
+    except TypeError as error:
+        raise ConfigError("the key is encrypted: save it without a passphrase, readable by gatepost alone") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError("no RSA or Ed25519 key, or a damaged one") from error
-    if not is_sound:
-        raise ConfigError("the key is damaged: its parts do not fit together")
-    if bits < LEAST_BITS:
-        raise ConfigError(f"the key has {bits} bits, and nobody believes less than {LEAST_BITS}: make one with 2048")
-    return key
+    if isinstance(private, RSAPrivateKey):
+        if private.key_size < LEAST_BITS:
+            raise ConfigError(
+                f"the key has {private.key_size} bits, and nobody believes less than {LEAST_BITS}: make one with 2048"
+            )
+    elif not isinstance(private, Ed25519PrivateKey):
+        raise ConfigError("neither an RSA nor an Ed25519 key")
+    return DkimKey(private)
 
 
 def _base64(text: str) -> bytes:

@@ -1,10 +1,12 @@
 """karma: remembers how clients have behaved, and keeps those away for a while that bring mostly what is refused.
 
-Each permanent refusal in a session is a strike, each message that Postfix has queued makes up for one. A session that
-ends with too many strikes is a bad one, one with more messages than strikes a good one. After a bad session, a client
-whose bad sessions outnumber its good ones by `negative` has a penalty: for penalty_days it is refused. So a server with
-a good past can have a bad day, and a spammer unknown to every block list gets one try a day. A good past is worth so
-much and no more (`credit`): a server that was good for years and has been broken into is kept away all the same.
+Each permanent refusal is a strike, each message that Postfix has queued makes up for one; what is left of them at the
+end of a session, the next one begins with: most spam comes in sessions of one message. The session that brings too many
+strikes together is a bad one, and they begin anew; one with more messages than strikes is a good one. After a bad
+session, a client whose bad sessions outnumber its good ones by `negative` has a penalty: for penalty_days it is
+refused. So a server with a good past can have a bad day, and a spammer unknown to every block list gets a few tries a
+day. A good past is worth so much and no more (`credit`): a server that was good for years and has been broken into is
+kept away all the same.
 
 HOOKS
     connect             reads the history of the client and its network; with at = "connect", refuses. Runs at the
@@ -17,7 +19,8 @@ HOOKS
     Put it first, after client_options and whitelist: what stands before it cannot read its notes.
 
 OPTIONS
-    strikes             3: so many more strikes than queued messages make a bad session
+    strikes             3: so many more strikes than queued messages, in one session or several, make a bad one; 1: any
+                        session with more strikes than queued messages is a bad one
     negative            1: so many more bad sessions than good ones bring a penalty to the client; 0: never
     network_negative    0: so too for its whole network, whose other hosts may be others'; 0: never
     domain_negative     0: so too for the sender's domain. Anybody can write any sender: penalise domains only where
@@ -26,7 +29,8 @@ OPTIONS
                         servers bring good and bad, need some; 0: good sessions only make up for bad ones before them
     penalty_days        1: how long; 0.5 is half a day
     keep                ["client", "network", "domain"]: whose history is kept, for penalties and for other plugins
-    history             "90d": this long after its last good or bad session, a history is forgotten
+    history             "90d": this long after it last changed, a history is forgotten; one of strikes alone, too few
+                        for a bad session, after a day
     ipv4_prefix         32: IPv4 clients of one network of this size are one client
     ipv6_prefix         64: so too IPv6 clients; one customer has a whole /64
     network_ipv4_prefix 24: the size of a network
@@ -63,8 +67,9 @@ REPLIES
 
 FAILURE
     When the store does not answer, on_unavailable decides: "defer" (451) or "pass". Histories that cannot be written
-    are lost. `gatepost store list karma:` shows them as [good, bad, end of the penalty]; `gatepost store delete`
-    forgives. A client, its network and its senders' domains, 20 at most, are an entry each, until `history` is over.
+    are lost. `gatepost store list karma:` shows them as [good, bad, end of the penalty, strikes left]; `gatepost store
+    delete` forgives. A client, its network and its senders' domains, 20 at most, are an entry each, until `history` is
+    over.
 """
 
 from __future__ import annotations
@@ -99,6 +104,10 @@ Kind: TypeAlias = Literal["client", "network", "domain"]
 
 DOMAINS_LIMIT = 20
 """Sender domains counted in one session: more come from a client whose own history says enough."""
+
+STRIKES_ALONE_S = 86400.0
+"""How long strikes are kept of who has no good and no bad session: most such entries are of hosts that never come
+again, and a server unknown to us is not to be kept away for one misspelt recipient now and then."""
 
 Ipv4Prefix: TypeAlias = Annotated[int, Field(ge=0, le=32)]
 Ipv6Prefix: TypeAlias = Annotated[int, Field(ge=0, le=128)]
@@ -138,12 +147,14 @@ class History(NamedTuple):
     good: int = 0
     bad: int = 0
     penalty_until: float = 0.0
+    strikes: float = 0
+    """Those of earlier sessions that nothing has made up for, too few for a bad session."""
 
     @classmethod
     def read(cls, entry: Entry | None) -> History:
         match entry.value if entry else None:
-            case [int() as good, int() as bad, int() | float() as until]:
-                return cls(good, bad, until)
+            case [int() as good, int() as bad, int() | float() as until, int() | float() as strikes]:
+                return cls(good, bad, until, strikes)
             case _:
                 return cls()
 
@@ -225,21 +236,23 @@ class Karma(Plugin[Options]):
         await asyncio.gather(*writes)
 
     async def _write(self, key: str, kind: Kind, *, good: int, strikes: int, options: Options) -> None:
-        """Enter a session into one history, if it was good or bad."""
-        is_good, is_bad = good > strikes, strikes - good >= options.strikes
-        if not (is_good or is_bad):
+        """Enter a session into one history."""
+        if good == strikes:
             return
         penalty_s = options.penalty_days * 86400
 
         def enter(entry: Entry | None, now: float) -> Put[History | None]:
             known = History.read(entry)
+            left = max(0, known.strikes + strikes - good)
+            is_good, is_bad = good > strikes, strikes > good and left >= options.strikes
             bad = known.bad + is_bad
-            made = History(min(known.good + is_good, bad + options.credit), bad, known.penalty_until)
+            credited = min(known.good + is_good, bad + options.credit)
+            made = History(credited, bad, known.penalty_until, 0 if is_bad else left)
             penalised = is_bad and 0 < options.limit(kind) <= made.bad - made.good
             if penalised:
                 made = made._replace(penalty_until=now + penalty_s)
-            expires_at = max(now + options.history, made.penalty_until)
-            return Put(list(made), expires_at, made if penalised else None)
+            keep_s = options.history if made.good or made.bad else min(options.history, STRIKES_ALONE_S)
+            return Put(list(made), max(now + keep_s, made.penalty_until), made if penalised else None)
 
         if penalised := await self.store.update(key, enter):
             self.log.info("penalised", who=key, good=penalised.good, bad=penalised.bad, days=options.penalty_days)

@@ -101,11 +101,11 @@ async def test_a_good_past_is_worth_so_much_and_no_more(made: MakeGate, credit: 
 
 async def test_thirty_good_sessions_are_remembered_by_default_and_a_longer_past_shrinks_to_that(made: MakeGate) -> None:
     async with made() as postfix:
-        await postfix.store.put("karma:client 192.0.2.1/32", [5000, 7, 0.0], None)
+        await postfix.store.put("karma:client 192.0.2.1/32", [5000, 7, 0.0, 0], None)
         await session(postfix, *BAD)
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [38, 8, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [38, 8, 0.0, 0]
         await session(postfix, "good")
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [38, 8, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [38, 8, 0.0, 0]
 
 
 async def test_a_refusal_for_the_penalty_is_no_strike(made: MakeGate, clock: HandClock) -> None:
@@ -158,9 +158,9 @@ async def test_a_negative_of_0_ends_a_penalty_that_was_given(made: MakeGate, clo
     async with made(negative=0, network_negative=0) as postfix:
         await session(postfix, *BAD)
         assert await reply(postfix) == "250"
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [0, 1, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [0, 1, 0.0, 0]
         for who in ("client 192.0.2.1/32", "network 192.0.2.0/24", "domain sender.example"):
-            await postfix.store.put(f"karma:{who}", [0, 9, clock.now + 1000], None)
+            await postfix.store.put(f"karma:{who}", [0, 9, clock.now + 1000, 0], None)
         assert await reply(postfix) == "250"
 
 
@@ -183,9 +183,9 @@ async def test_histories_are_kept_of_what_keep_names(made: MakeGate) -> None:
     async with made() as postfix:
         await session(postfix, "good")
         assert await entries(postfix) == {
-            "karma:client 192.0.2.1/32": [1, 0, 0.0],
-            "karma:domain sender.example": [1, 0, 0.0],
-            "karma:network 192.0.2.0/24": [1, 0, 0.0],
+            "karma:client 192.0.2.1/32": [1, 0, 0.0, 0],
+            "karma:domain sender.example": [1, 0, 0.0, 0],
+            "karma:network 192.0.2.0/24": [1, 0, 0.0, 0],
         }
     async with made(keep=["client"]) as postfix:
         await session(postfix, "good")
@@ -205,7 +205,7 @@ async def test_a_history_is_forgotten(made: MakeGate, clock: HandClock) -> None:
         clock.now += 9 * DAY
         await session(postfix, "good")
         clock.now += 9 * DAY
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [2, 0, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [2, 0, 0.0, 0]
         clock.now += 2 * DAY
         assert await entries(postfix) == {}
 
@@ -232,7 +232,7 @@ async def test_a_thousand_clients_at_once_are_not_mixed_up(made: MakeGate) -> No
 async def test_sessions_of_one_client_at_once_are_all_counted(made: MakeGate) -> None:
     async with made(credit=100) as postfix:
         await asyncio.gather(*(session(postfix, "good") for _ in range(50)))
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [50, 0, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [50, 0, 0.0, 0]
 
 
 async def test_at_connect_the_session_is_refused(made: MakeGate) -> None:
@@ -252,7 +252,7 @@ async def test_action_text_and_length_can_be_others(made: MakeGate) -> None:
         assert await reply(postfix) == "550 5.7.1 go away; try again in 6 h"
 
 
-@pytest.mark.parametrize("value", ["nonsense", [1, 2], {"good": 1}, None, [1, "x", 0]])
+@pytest.mark.parametrize("value", ["nonsense", [1, 2], [1, 2, 0.0], {"good": 1}, None, [1, "x", 0, 0]])
 async def test_an_entry_that_is_no_history_is_none(made: MakeGate, value: Any) -> None:
     async with made() as postfix:
         await postfix.store.put("karma:client 192.0.2.1/32", value, None)

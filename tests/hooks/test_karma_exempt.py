@@ -64,7 +64,7 @@ async def test_others_read_the_scores_and_add_strikes(made: MakeGate) -> None:
         assert client.transaction.notes["karma"]["score"] == 3
         notes["strikes"] += 3
         await client.quit()
-        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [2, 1, 0.0]
+        assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [2, 1, 0.0, 0]
 
 
 JUDGEMENT = """

@@ -1,0 +1,95 @@
+"""karma: strikes that several sessions bring together, as most spam comes: one message a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.hooks.karma_rig import BAD, DAY, PENALTY, entries, gates, reply, session
+
+if TYPE_CHECKING:
+    from tests.hooks.conftest import HandClock
+    from tests.hooks.karma_rig import MakeGate
+
+CLIENT = "karma:client 192.0.2.1/32"
+
+
+@pytest.fixture
+def made(clock: HandClock) -> MakeGate:
+    return gates(clock)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "penalised"),
+    [
+        ("bad bad", False),
+        ("bad bad bad", True),
+        ("bad+bad bad", True),
+        ("bad bad good bad", False),
+        ("bad bad good bad bad", False),
+        ("bad later bad good+bad bad", True),
+        ("good+good+good bad bad bad", False),
+    ],
+)
+async def test_strikes_of_several_sessions_make_a_bad_one_and_queued_messages_make_up_for_them(
+    made: MakeGate, sessions: str, *, penalised: bool
+) -> None:
+    async with made() as postfix:
+        for names in sessions.split():
+            await session(postfix, *names.split("+"))
+        assert (await reply(postfix) == PENALTY) is penalised
+
+
+async def test_after_a_bad_session_strikes_begin_anew(made: MakeGate, clock: HandClock) -> None:
+    async with made() as postfix:
+        for _ in range(3):
+            await session(postfix, "bad")
+        assert (await entries(postfix))[CLIENT][1:] == [1, clock.now + DAY, 0]
+        clock.now += DAY + 1
+        for _ in range(2):
+            await session(postfix, "bad")
+            assert await reply(postfix) == "250"
+        await session(postfix, "bad")
+        assert await reply(postfix) == PENALTY
+
+
+async def test_messages_make_up_for_earlier_strikes_only_never_for_later_ones(made: MakeGate) -> None:
+    async with made(credit=0) as postfix:
+        await session(postfix, *["good"] * 9)
+        await session(postfix, *BAD)
+        assert await reply(postfix) == PENALTY
+
+
+async def test_strikes_alone_are_forgotten_after_a_day(made: MakeGate, clock: HandClock) -> None:
+    async with made() as postfix:
+        for _ in range(5):
+            await session(postfix, "bad")
+            assert await reply(postfix) == "250"
+            clock.now += DAY + 1
+        assert await entries(postfix) == {}
+
+
+async def test_strikes_of_a_known_client_are_kept_with_its_history(made: MakeGate, clock: HandClock) -> None:
+    async with made() as postfix:
+        await session(postfix, "good")
+        for _ in range(2):
+            await session(postfix, "bad")
+            clock.now += 80 * DAY
+        assert (await entries(postfix))[CLIENT] == [1, 0, 0.0, 2]
+
+
+async def test_with_one_strike_enough_each_session_of_more_strikes_than_messages_is_bad(made: MakeGate) -> None:
+    async with made(strikes=1, negative=2) as postfix:
+        await session(postfix, "good", "bad")
+        await session(postfix, "bad")
+        assert await reply(postfix) == "250"
+        await session(postfix, "bad")
+        assert await reply(postfix) == PENALTY
+
+
+async def test_a_good_session_is_never_bad_for_what_is_left_of_a_stricter_time(made: MakeGate) -> None:
+    async with made() as postfix:
+        await postfix.store.put(CLIENT, [0, 0, 0.0, 9], None)
+        await session(postfix, "good")
+        assert await reply(postfix) == "250"
+        assert (await entries(postfix))[CLIENT] == [1, 0, 0.0, 8]

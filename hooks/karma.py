@@ -28,7 +28,8 @@ OPTIONS
     credit              30: so many good sessions at most are remembered beyond the bad ones. Large providers, whose
                         servers bring good and bad, need some; 0: good sessions only make up for bad ones before them
     penalty_days        1: how long; 0.5 is half a day
-    keep                ["client", "network", "domain"]: whose history is kept, for penalties and for other plugins
+    keep                ["client", "network", "domain"]: whose history is kept, for penalties and for other plugins;
+                        where network_negative or domain_negative is set, theirs is kept in any case
     history             "90d": this long after it last changed, a history is forgotten; one of strikes alone, too few
                         for a bad session, after a day
     ipv4_prefix         32: IPv4 clients of one network of this size are one client
@@ -124,7 +125,7 @@ class Options(PluginOptions):
     credit: Count = 30
     penalty_days: float = Field(default=1, gt=0, le=3650)
     keep: tuple[Kind, ...] = ("client", "network", "domain")
-    history: Duration = 90 * 86400
+    history: Annotated[Duration, Field(gt=0)] = 90 * 86400
     ipv4_prefix: Ipv4Prefix = 32
     ipv6_prefix: Ipv6Prefix = 64
     network_ipv4_prefix: Ipv4Prefix = 24
@@ -139,6 +140,10 @@ class Options(PluginOptions):
     def limit(self, kind: Kind) -> int:
         """Return how many more bad sessions than good ones bring a penalty; 0 for never."""
         return {"client": self.negative, "network": self.network_negative, "domain": self.domain_negative}[kind]
+
+    def keeps(self, kind: Kind) -> bool:
+        """Return whether a history is kept; that of a client with the default `negative` only where `keep` says so."""
+        return kind in self.keep or (kind != "client" and self.limit(kind) > 0)
 
 
 class History(NamedTuple):
@@ -264,7 +269,7 @@ class Karma(Plugin[Options]):
         notes.setdefault("strikes", 0)
         options = self.options(session)
         keys = self._keys(session, options)
-        read = dict(zip(keys, await self._read(list(keys.values())), strict=True))
+        read = dict(zip(keys, await self._read(list(keys.values()), options), strict=True))
         notes["penalty_s"] = max((left for kind, (_, left) in read.items() if options.limit(kind)), default=0.0)
         for kind, note in (("client", "score"), ("network", "network_score")):
             if kind in read:
@@ -272,16 +277,19 @@ class Karma(Plugin[Options]):
 
     async def _read_domain(self, transaction: Transaction, options: Options) -> None:
         domain = _domain(transaction.sender)
-        if domain and "domain" in options.keep:
-            ((score, left_s),) = await self._read([self._key("domain", domain)])
+        if domain and options.keeps("domain"):
+            ((score, left_s),) = await self._read([self._key("domain", domain)], options)
             self.notes(transaction).update(score=score, penalty_s=left_s if options.domain_negative else 0.0)
 
-    async def _read(self, keys: list[str]) -> list[tuple[int, float]]:
+    async def _read(self, keys: list[str], options: Options) -> list[tuple[int, float]]:
         """Return for each key the score, and how many seconds of a penalty are left, in one turn of the store."""
+        # What seems to last longer is the fault of a clock that is, or was, years off: some machines begin in 1970.
+        longest_s = options.penalty_days * 86400 + 1
 
         def look(entry: Entry | None, now: float) -> Keep[tuple[int, float]]:
             known = History.read(entry)
-            return Keep((known.good - known.bad, max(0.0, known.penalty_until - now)))
+            left_s = known.penalty_until - now
+            return Keep((known.good - known.bad, left_s if 0 < left_s < longest_s else 0.0))
 
         return list(await asyncio.gather(*(self.store.update(key, look) for key in keys)))
 
@@ -305,7 +313,7 @@ class Karma(Plugin[Options]):
         notes["strikes"] = notes.get("strikes", 0) + strikes
         domain = _domain(transaction.sender) if transaction else ""
         domains = notes.setdefault("domains", {})
-        if domain and "domain" in options.keep and (domain in domains or len(domains) < DOMAINS_LIMIT):
+        if domain and options.keeps("domain") and (domain in domains or len(domains) < DOMAINS_LIMIT):
             counts = domains.setdefault(domain, [0, 0])
             counts[0] += good
             counts[1] += strikes
@@ -321,7 +329,7 @@ class Karma(Plugin[Options]):
             prefixes = options.ipv6_prefix, options.network_ipv6_prefix
         kinds: tuple[Kind, Kind] = ("client", "network")
         networks = {kind: ip_network((ip, prefix), strict=False) for kind, prefix in zip(kinds, prefixes, strict=True)}
-        return {kind: self._key(kind, str(network)) for kind, network in networks.items() if kind in options.keep}
+        return {kind: self._key(kind, str(network)) for kind, network in networks.items() if options.keeps(kind)}
 
     def _key(self, kind: Kind, who: str) -> str:
         # Bytes that are not UTF-8 are legal to Postfix, but not to a store.

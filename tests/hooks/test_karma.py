@@ -192,6 +192,14 @@ async def test_histories_are_kept_of_what_keep_names(made: MakeGate) -> None:
         assert list(await entries(postfix)) == ["karma:client 192.0.2.1/32"]
 
 
+@pytest.mark.parametrize("kind", ["network", "domain"])
+async def test_what_can_have_a_penalty_has_a_history_whatever_keep_names(made: MakeGate, kind: str) -> None:
+    async with made(keep=[], **{f"{kind}_negative": 1}) as postfix:
+        await session(postfix, *BAD)
+        assert [key.partition(" ")[0] for key in await entries(postfix)] == [f"karma:{kind}"]
+        assert await reply(postfix) == PENALTY
+
+
 async def test_a_session_that_did_nothing_writes_nothing(made: MakeGate) -> None:
     async with made() as postfix:
         await session(postfix)
@@ -208,6 +216,14 @@ async def test_a_history_is_forgotten(made: MakeGate, clock: HandClock) -> None:
         assert (await entries(postfix))["karma:client 192.0.2.1/32"] == [2, 0, 0.0, 0]
         clock.now += 2 * DAY
         assert await entries(postfix) == {}
+
+
+@pytest.mark.parametrize("off_s", [-30 * 365 * DAY, -2 * DAY])
+async def test_a_clock_that_goes_back_keeps_nobody_away(made: MakeGate, clock: HandClock, off_s: float) -> None:
+    async with made() as postfix:
+        await session(postfix, *BAD)
+        clock.now += off_s
+        assert await reply(postfix) == "250"
 
 
 async def test_a_penalty_longer_than_the_history_lasts(made: MakeGate, clock: HandClock) -> None:

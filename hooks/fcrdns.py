@@ -16,7 +16,8 @@ OPTIONS
                     all its numbers in it, decimal or hexadecimal, in either order, or its last two and a word such as
                     dyn, dhcp, dsl, pool. Much honest mail comes from rented servers with such names
     generic_words   ["adsl", "broadband", "cable", "cust", "customer", "dhcp", "dial", "dialin", "dialup", "dsl", "dyn",
-                    "dynamic", "dynip", "ftth", "pool", "ppp", "pppoe", "res", "vdsl"]: these words
+                    "dynamic", "dynip", "ftth", "pool", "ppp", "pppoe", "res", "vdsl"]: these words, of letters
+                    alone, in any case
     skip_networks   the private and loopback networks: clients there are not asked about
     at              "rcpt"; "connect" is sooner, but knows no login and no exempt recipient yet: only where nobody logs
                     in, since at home few have a name of their own
@@ -44,7 +45,7 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import IPvAnyNetwork
+from pydantic import AfterValidator, IPvAnyNetwork, StringConstraints
 
 from gatepost import PRIVATE_NETWORKS, Action, Fixed, Plugin, PluginOptions, denial
 
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from gatepost import Recipient, Session, Transaction, Verdict
 
 Ip: TypeAlias = "IPv4Address | IPv6Address"
+
+Word: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z]+$"), AfterValidator(str.lower)]
+"""Digits and hyphens end a word in a name: what has them would never be found."""
 
 WORDS = (
     "adsl", "broadband", "cable", "cust", "customer", "dhcp", "dial", "dialin", "dialup", "dsl", "dyn", "dynamic",
@@ -71,7 +75,7 @@ class Options(PluginOptions):
     missing: Action = "defer"
     unconfirmed: Action = "defer"
     generic: Action = "allow"
-    generic_words: tuple[str, ...] = WORDS
+    generic_words: tuple[Word, ...] = WORDS
     skip_networks: tuple[IPvAnyNetwork, ...] = PRIVATE_NETWORKS
     at: Annotated[Literal["rcpt", "connect"], Fixed] = "rcpt"
     skip_authenticated: bool = True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
+from gatepost import ConfigError
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ async def test_generic_names_are_refused_where_that_is_wanted() -> None:
 async def test_a_generic_name_has_the_address_in_it(name: str, ip: str, *, generic: bool) -> None:
     answer = await reply(ip, facts={"name": name}, generic="deny")
     assert answer.startswith("550 5.7.25 the name of ") is generic
+
+
+async def test_generic_words_are_words_in_any_case() -> None:
+    facts = {"name": "Kunde-2-17.example.net"}
+    assert await reply("192.0.2.17", facts=facts, generic="deny") == "250"
+    assert (await reply("192.0.2.17", facts=facts, generic="deny", generic_words=["KUNDE"])).startswith("550 5.7.25 ")
+
+
+@pytest.mark.parametrize("word", ["", "dyn-ip", "ip4", "*dsl"])
+async def test_a_generic_word_that_no_name_could_have_is_an_error(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"fcrdns\.generic_words"):
+        await reply("192.0.2.17", generic_words=[word])
 
 
 async def test_at_connect_the_session_is_refused() -> None:

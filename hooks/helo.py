@@ -9,8 +9,8 @@ says that no mail may be refused for that alone, and honest mail is; look at the
                 [IPv6:2001:db8::1]) one that cannot be the client's. It can be if it is private (the client may stand
                 behind NAT), in the client's network (/24, /64), or IPv4 where the client comes by IPv6, and vice versa
     rfc         and: any address but the client's own in brackets; a bare name without a dot; characters that no host
-                name has; brackets around what is no address; a name that has neither an address nor an MX in DNS; a
-                client's address without a name (PTR)
+                name has; brackets around what is no address; a name that has neither an address nor an MX in DNS; any
+                name if the client's address has none (PTR): it can only say that address, in brackets
     strict      and: any address in brackets; a name of which neither this holds: an address of the name is the
                 client's, or in its network (/24, /64); the client's own name has the same last two labels
 

@@ -8,7 +8,8 @@ HOOKS
     unrecognized_command    each command that Postfix does not know. Only with the edge door ([milter] edge = true): the
                             proxy never hears of them. Lines without any word, with bytes that are not UTF-8, and
                             commands that Postfix knows but does not offer (AUTH, STARTTLS) are not told to anybody, and
-                            it hangs up on CONNECT, GET and POST itself (smtpd_forbidden_commands)
+                            it hangs up itself on CONNECT, GET, POST, on what begins with no letter of A to Z
+                            (smtpd_forbidden_commands) and on fields of a header ("Host: ...")
 
 OPTIONS
     limit               4: so many are allowed to one connection; the next one hangs up

@@ -171,10 +171,11 @@ async def test_rfc_wants_a_host_name_that_exists(helo: str, problem: str | None)
     assert await reply(helo, policy="rfc") == (refused(helo, problem) if problem else "250")
 
 
-async def test_rfc_wants_the_clients_address_to_have_a_name() -> None:
+async def test_rfc_wants_the_clients_address_to_have_a_name_where_it_says_one() -> None:
     problem = refused("mail.example.net", "your address 192.0.2.2 has no name")
     assert await reply("mail.example.net", "192.0.2.2", policy="rfc") == problem
     assert await reply("mail.example.net", "192.0.2.2", facts={"name": "x.example"}, policy="rfc") == "250"
+    assert await reply("[192.0.2.2]", "192.0.2.2", policy="rfc") == "250"
 
 
 async def test_underscores_can_be_allowed() -> None:

@@ -18,7 +18,7 @@ REPLIES
     command or recipient that Postfix accepts, or in place of the refusal of its message: Postfix listens to no milter
     about what it refuses itself. Who does nothing but guess recipients, in one message, is hung up on by Postfix, after
     smtpd_hard_error_limit (20) errors. Keep that above the number of recipients that greylist and its like may defer in
-    one message: they count there, too. `karma` keeps such a client away when it comes again.
+    one message: they count there, too. `karma` with at = "connect" keeps such a client away when it comes again.
 
 FAILURE
     None: it needs no service.

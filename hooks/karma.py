@@ -68,9 +68,9 @@ REPLIES
 
 FAILURE
     When the store does not answer, on_unavailable decides: "defer" (451) or "pass". Histories that cannot be written
-    are lost. `gatepost store list karma:` shows them as [good, bad, end of the penalty, strikes left]; `gatepost store
-    delete` forgives. A client, its network and its senders' domains, 20 at most, are an entry each, until `history` is
-    over.
+    are lost. `gatepost store list karma:` shows them as [good, bad, end of the penalty, strikes left], and
+    `gatepost store delete "karma:client 192.0.2.1/32"` forgives. A client, its network and its senders' domains, 20 at
+    most, are an entry each, until `history` is over.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """karma: remembers how clients have behaved, and keeps those away for a while that bring mostly what is refused.
 
-Each permanent refusal is a strike, each message that Postfix has queued makes up for one; what is left of them at the
-end of a session, the next one begins with: most spam comes in sessions of one message. The session that brings too many
-strikes together is a bad one, and they begin anew; one with more messages than strikes is a good one. After a bad
-session, a client whose bad sessions outnumber its good ones by `negative` has a penalty: for penalty_days it is
-refused. So a server with a good past can have a bad day, and a spammer unknown to every block list gets a few tries a
-day. A good past is worth so much and no more (`credit`): a server that was good for years and has been broken into is
-kept away all the same.
+Each permanent refusal is a strike, each message that Postfix has queued makes up for one; for more, if some of its own
+recipients were refused, as many as were accepted. What is left of strikes at the end of a session, the next one begins
+with: most spam comes in sessions of one message. The session that brings too many strikes together is a bad one, and
+they begin anew; one with more messages than strikes is a good one. After a bad session, a client whose bad sessions
+outnumber its good ones by `negative` has a penalty: for penalty_days it is refused. So a server with a good past can
+have a bad day, a mailing list can have subscribers who have left, and a spammer unknown to every block list gets a few
+tries a day. A good past is worth so much and no more (`credit`): a server that was good for years and has been broken
+into is kept away all the same.
 
 HOOKS
     connect             reads the history of the client and its network; with at = "connect", refuses. Runs at the
@@ -215,8 +216,10 @@ class Karma(Plugin[Options]):
             self._count(session, transaction, strikes=1)
 
     def queue_post(self, transaction: Transaction) -> None:
-        if any(recipient.outcome == "accepted" for recipient in transaction.recipients):
-            self._count(transaction.session, transaction, good=1)
+        if accepted := sum(recipient.outcome == "accepted" for recipient in transaction.recipients):
+            # A list server that we see for the first time brings all its subscribers who have left at once.
+            good = max(1, min(accepted, self.notes(transaction).get("strikes", 0)))
+            self._count(transaction.session, transaction, good=good)
 
     def reset_transaction(self, transaction: Transaction) -> None:
         refused = any(recipient.outcome == "refused" for recipient in transaction.recipients)
@@ -311,6 +314,9 @@ class Karma(Plugin[Options]):
         notes = self.notes(session)
         notes["good"] = notes.get("good", 0) + good
         notes["strikes"] = notes.get("strikes", 0) + strikes
+        if transaction is not None and strikes:
+            own = self.notes(transaction)
+            own["strikes"] = own.get("strikes", 0) + strikes
         domain = _domain(transaction.sender) if transaction else ""
         domains = notes.setdefault("domains", {})
         if domain and options.keeps("domain") and (domain in domains or len(domains) < DOMAINS_LIMIT):

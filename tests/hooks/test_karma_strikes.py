@@ -60,6 +60,37 @@ async def test_messages_make_up_for_earlier_strikes_only_never_for_later_ones(ma
         assert await reply(postfix) == PENALTY
 
 
+@pytest.mark.parametrize(
+    ("refused", "accepted", "penalised"), [(9, 9, False), (9, 7, False), (9, 6, True), (4, 2, False), (4, 1, True)]
+)
+async def test_a_message_makes_up_for_as_many_of_its_refused_recipients_as_were_accepted(
+    made: MakeGate, refused: int, accepted: int, *, penalised: bool
+) -> None:
+    async with made() as postfix:
+        client = postfix.client("192.0.2.1")
+        await client.mail("a@sender.example")
+        for number in range(refused):
+            await client.refused(f"gone{number}@example.org")
+        for number in range(accepted):
+            await client.rcpt(f"good{number}@example.org")
+        await client.data()
+        await client.quit()
+        assert (await reply(postfix) == PENALTY) is penalised
+
+
+async def test_accepted_recipients_of_one_message_make_up_for_no_other(made: MakeGate) -> None:
+    async with made() as postfix:
+        client = postfix.client("192.0.2.1")
+        await client.mail("a@sender.example")
+        for number in range(9):
+            await client.rcpt(f"good{number}@example.org")
+        await client.data()
+        for _ in range(4):
+            await client.send("a@sender.example", "bad@example.org")
+        await client.quit()
+        assert await reply(postfix) == PENALTY
+
+
 async def test_strikes_alone_are_forgotten_after_a_day(made: MakeGate, clock: HandClock) -> None:
     async with made() as postfix:
         for _ in range(5):

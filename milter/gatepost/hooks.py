@@ -65,7 +65,8 @@ _TABLE = (
         "it denied and the client then logs in. One that Postfix itself refuses is not told. At the proxy: right after "
         "connect; session.esmtp tells which.",
         "Remembered until the client greets again: at the edge MAIL is refused with this reply, at the proxy every "
-        "recipient is. A 421 comes at once at the edge; any other hang-up, and all at the proxy, at MAIL.",
+        "recipient is. A 421 comes at once at the edge; any other hang-up, and all at the proxy, at MAIL. The deny "
+        "hook runs when the client is refused; not at all, if it logs in or greets better before.",
     ),
     Hook(
         "unrecognized_command",

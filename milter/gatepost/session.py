@@ -117,6 +117,8 @@ class Denial:
 
     hook: str
     verdict: Verdict
+    given: bool = True
+    """False for one of a greeting that the client has not heard yet: before MAIL it may log in or greet better."""
 
 
 @dataclass(slots=True, eq=False)

@@ -182,6 +182,20 @@ def test_who_logs_in_may_greet_as_mail_programs_do(edge: Gate, at: str) -> None:
         assert client.transaction(b"rcpt@example.org")[0][:1] == b"5"
 
 
+def test_greetings_of_who_logs_in_then_are_no_refusals(edge: Gate) -> None:
+    edge.use(
+        '[[plugin]]\nname = "helo"\nskip_networks = []\n[[plugin]]\nname = "count_denies"\nlimit = 1\n'
+        '[[plugin]]\nname = "unrecognized"\nlimit = 0\naction = "deny"\n',
+        milter=EDGE,
+    )
+    with visit(edge, helo=b"[127.0.0.1]") as client:
+        # As after STARTTLS.
+        client.command(b"EHLO [127.0.0.1]")
+        assert client.command(auth_plain("ada", "secret")).startswith(b"235 ")
+        queue_id(client.message())
+        assert client.command(b"BLAH").startswith(b"500 5.5.2 too many unrecognized commands")
+
+
 @pytest.mark.parametrize(("address", "visits"), [("192.0.2.1", 1), ("192.0.2.101", 3)])
 def test_recipients_that_postfix_refused_are_strikes_and_the_client_is_kept_away(
     edge: Gate, address: str, visits: int

@@ -58,6 +58,56 @@ async def test_each_greeting_is_judged_by_itself() -> None:
     assert denials == ["helo", "helo", None, "helo"]
 
 
+class Hears(Plugin):
+    """Remembers which denials it was told."""
+
+    def deny(self, session: Session, hook: str, verdict: Verdict) -> None:
+        self.notes(session).setdefault("heard", []).append(f"{hook}: {verdict.text}")
+
+
+async def test_a_refused_greeting_is_a_denial_once_the_client_hears_it() -> None:
+    async with gate(Picky, Hears) as made:
+        client = made.client(helo="bad")
+        await client._arrive()
+        notes = client.session.notes.setdefault("hears", {})
+        # STARTTLS repeats the greeting.
+        await helo(made.pipeline, client.session, soon())
+        assert notes == {}
+        for _ in range(2):
+            await client.mail()
+            assert [(await client.rcpt(f"{who}@example.org")).code for who in "ab"] == [550, 550]
+        assert notes == {"heard": ["helo: not so"]}
+
+
+@pytest.mark.parametrize("then", ["greets better", "leaves"])
+async def test_a_refused_greeting_that_the_client_never_hears_of_is_no_denial(then: str) -> None:
+    async with gate(Picky, Hears) as made:
+        client = made.client(helo="bad")
+        await client._arrive()
+        if then == "greets better":
+            client.session.helo = "good"
+            await helo(made.pipeline, client.session, soon())
+            await client.mail()
+            assert (await client.rcpt("a@example.org")).code == 250
+        await client.quit()
+        assert "hears" not in client.session.notes
+
+
+async def test_a_greeting_that_is_judged_after_mail_is_a_denial_at_the_first_recipient() -> None:
+    async with gate(Picky, Hears) as made:
+        client = made.client()
+        await client.mail()
+        client.session.helo = "bad"
+        await helo(made.pipeline, client.session, soon())
+        assert [(await client.rcpt(f"{who}@example.org")).code for who in "ab"] == [550, 550]
+        assert client.session.notes["hears"] == {"heard": ["helo: not so"]}
+
+
+async def test_a_hang_up_after_a_refused_greeting_comes_with_it() -> None:
+    async with gate(Picky, HangsUp) as made:
+        assert (await made.client(helo="bad").mail()).encode() == b"521 5.7.1 after helo\r\n"
+
+
 async def test_a_denial_at_connect_stands_and_no_greeting_is_judged() -> None:
     async with gate(Picky) as made:
         session = Session("s", "192.0.2.1", name="bad", helo="good")

@@ -27,13 +27,17 @@ async def connect(pipeline: Pipeline, session: Session, deadline: Deadline) -> D
 async def helo(pipeline: Pipeline, session: Session, deadline: Deadline) -> Denial | None:
     """Run the helo hook for `session.helo`; return the denial that holds for the session from now on.
 
-    One for something else than an earlier greeting stays, and the hook does not run.
+    One for something else than an earlier greeting stays, and the hook does not run. The deny hooks run when the client
+    hears it (`Flow`); at once only for a hang-up, which may be the answer to any command.
     """
     if session.denial is None or session.denial.hook == "helo":
         session.denial = None
-        verdict = await pipeline.run("helo", session, session, session.helo, deadline=deadline)
+        verdict = await pipeline.ask("helo", session, session, session.helo, deadline=deadline)
+        is_later = verdict.denies and not verdict.disconnects
+        if not is_later:
+            verdict = await pipeline.conclude("helo", session, verdict, deadline=deadline)
         if verdict.denies:
-            session.denial = Denial("helo", verdict)
+            session.denial = Denial("helo", verdict, given=not is_later)
     return session.denial
 
 

@@ -85,7 +85,7 @@ class Flow:
     async def mail(self, deadline: Deadline) -> Denial | None:
         """Run the mail hook; return the denial to give at once, which is one that hangs up, or None."""
         transaction = self.transaction
-        transaction.denial = transaction.session.denial
+        transaction.denial = await self._of_session(deadline)
         if transaction.denial is None:
             verdict = await self.pipeline.run(
                 "mail", transaction, transaction, transaction.sender, transaction.parameters, deadline=deadline
@@ -120,7 +120,7 @@ class Flow:
             self._stand_for_nobody()
         transaction.recipients.append(recipient)
         self.tally["offered"] += 1
-        denial = self.hang_up or transaction.denial or transaction.session.denial
+        denial = self.hang_up or transaction.denial or await self._of_session(deadline)
         denial = denial or await self._decide(recipient, deadline)
         if denial is not None:
             self.answered(recipient, 500 if denial.verdict.permanent else 400)
@@ -141,6 +141,15 @@ class Flow:
         if stands.disconnects and self.hang_up is None:
             # A list server with six subscribers who have left must not lose the seventh.
             transaction.session.denial = Denial("rcpt_refused", DenySoftDisconnect(stands.text))
+
+    async def _of_session(self, deadline: Deadline) -> Denial | None:
+        """Return the session's denial, which is given now: after the deny hooks, if it was not given before."""
+        session = self.transaction.session
+        denial = session.denial
+        if denial is not None and not denial.given:
+            verdict = await self.pipeline.conclude(denial.hook, session, denial.verdict, deadline=deadline)
+            session.denial = Denial(denial.hook, verdict)
+        return session.denial
 
     async def _decide(self, recipient: Recipient, deadline: Deadline) -> Denial | None:
         verdict = await self.pipeline.ask("rcpt", recipient, recipient.transaction, recipient, deadline=deadline)

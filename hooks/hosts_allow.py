@@ -12,8 +12,7 @@ OPTIONS
     file        the file, required
     default     "allow": what is done with a client that no line names; actions as in the file
     max_connections     0: no limit. Above it, so many connections one client may have at once. Only with the edge
-                door, which hears when a client leaves; without it a session ends proxy.session_idle (60 s) after its
-                last message, and a busy client would be counted several times. A new HELO is a new session there, too
+                door, which hears when a client leaves; whom it has not heard of is not counted
     ipv4_prefix 32: IPv4 clients of one network of this size are one client
     ipv6_prefix 64: so too IPv6 clients; one customer has a whole /64
     busy_action "defer_disconnect": what a connection too many hears; actions as in the file
@@ -119,7 +118,8 @@ class HostsAllow(Plugin[Options]):
     def _count(self, session: Session, options: Options) -> Verdict | None:
         """Count the connection, unless it is one too many."""
         ip = session.ip
-        if ip is None or not options.max_connections:
+        # Without the edge door a session goes on for proxy.session_idle: who sends often would be there several times.
+        if ip is None or not options.max_connections or session.daemon_name is None:
             return None
         prefix = options.ipv4_prefix if ip.version == 4 else options.ipv6_prefix
         client = str(ip) if prefix == ip.max_prefixlen else str(ip_network((ip, prefix), strict=False))

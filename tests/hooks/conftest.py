@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -80,9 +80,9 @@ class Rig:
     def store(self) -> Store:
         return self.gate.store
 
-    async def connect(self, address: str = "192.0.2.1", name: str | None = None) -> Client:
-        """Return a client whose connect and helo hooks have run."""
-        client = self.gate.client(address, name=name)
+    async def connect(self, address: str = "192.0.2.1", name: str | None = None, **facts: Any) -> Client:
+        """Return a client whose connect and helo hooks have run; `facts` are further fields of its Session."""
+        client = self.gate.client(address, name=name, **facts)
         client.greeted = True
         await greet(self.pipeline, client.session, Deadline.after(10))
         return client

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.hooks.conftest import Rig
 
+    from gatepost.testing import Client
+
     LoadFile = Callable[..., Awaitable[Rig]]
 
 DEFAULT = "You are not allowed to send mail here"
@@ -191,28 +193,40 @@ async def test_a_changed_file_counts_for_new_sessions(load_file: LoadFile, tmp_p
     assert replies == [f"550 5.7.1 {DEFAULT}", "250"]
 
 
+async def at_edge(rig: Rig, address: str = "192.0.2.1", name: str | None = None) -> Client:
+    """Return a client that the edge door has heard of."""
+    return await rig.connect(address, name, daemon_name="mx.example.org")
+
+
 async def test_so_many_connections_of_one_client_and_no_more(load_file: LoadFile) -> None:
     rig = await load_file("203.0.113.9: deny\n", "max_connections = 2")
-    clients = [await rig.connect("192.0.2.1") for _ in range(3)]
+    clients = [await at_edge(rig, "192.0.2.1") for _ in range(3)]
 
     assert [(await client.mail()).encode().decode().strip() for client in clients] == [
         "250 2.1.0 Ok",
         "250 2.1.0 Ok",
         "421 4.7.0 too many connections from 192.0.2.1",
     ]
-    assert (await (await rig.connect("192.0.2.2")).mail()).code == 250
+    assert (await (await at_edge(rig, "192.0.2.2")).mail()).code == 250
+
+
+async def test_without_the_edge_door_which_hears_when_a_client_leaves_nobody_is_counted(load_file: LoadFile) -> None:
+    rig = await load_file("", "max_connections = 1")
+
+    assert [(await (await rig.connect()).mail()).code for _ in range(3)] == [250] * 3
+    assert [(await (await at_edge(rig)).mail()).code for _ in range(2)] == [250, 421]
 
 
 async def test_who_leaves_makes_room_and_one_too_many_does_not(load_file: LoadFile) -> None:
     rig = await load_file("", "max_connections = 1")
-    first, refused = await rig.connect("192.0.2.1"), await rig.connect("192.0.2.1")
+    first, refused = await at_edge(rig, "192.0.2.1"), await at_edge(rig, "192.0.2.1")
 
     await refused.quit()
-    assert (await (await rig.connect("192.0.2.1")).mail()).code == 421
+    assert (await (await at_edge(rig, "192.0.2.1")).mail()).code == 421
     await first.quit()
     await first.quit()
-    assert (await (await rig.connect("192.0.2.1")).mail()).code == 250
-    assert (await (await rig.connect("192.0.2.1")).mail()).code == 421
+    assert (await (await at_edge(rig, "192.0.2.1")).mail()).code == 250
+    assert (await (await at_edge(rig, "192.0.2.1")).mail()).code == 421
 
 
 @pytest.mark.parametrize(
@@ -232,8 +246,8 @@ async def test_a_network_can_be_one_client(
     load_file: LoadFile, options: str, first: str, second: str, code: int
 ) -> None:
     rig = await load_file("", f"max_connections = 1\n{options}")
-    await rig.connect(first)
-    client = await rig.connect(second)
+    await at_edge(rig, first)
+    client = await at_edge(rig, second)
 
     replies = [(await client.mail()).code]
     if replies == [250]:
@@ -243,9 +257,9 @@ async def test_a_network_can_be_one_client(
 
 async def test_a_client_that_is_refused_by_name_is_not_counted(load_file: LoadFile) -> None:
     rig = await load_file("bad.example.net: deny\n", "max_connections = 1")
-    await rig.connect("192.0.2.1", "bad.example.net")
+    await at_edge(rig, "192.0.2.1", "bad.example.net")
 
-    assert (await (await rig.connect("192.0.2.1")).mail()).code == 250
+    assert (await (await at_edge(rig, "192.0.2.1")).mail()).code == 250
 
 
 async def test_overrides_change_how_many_connections_a_client_may_have(load_file: LoadFile, tmp_path: Path) -> None:
@@ -253,7 +267,7 @@ async def test_overrides_change_how_many_connections_a_client_may_have(load_file
     rig = await load_file("", "max_connections = 1", before='[[plugin]]\nname = "client_options"\nfile = "clients"\n')
 
     async def codes(address: str) -> list[int]:
-        return [(await (await rig.connect(address)).mail()).code for _ in range(4)]
+        return [(await (await at_edge(rig, address)).mail()).code for _ in range(4)]
 
     assert await codes("10.1.1.1") == [250, 250, 250, 421]
     assert await codes("192.0.2.1") == [250] * 4
@@ -263,19 +277,19 @@ async def test_overrides_change_how_many_connections_a_client_may_have(load_file
 async def test_many_clients_come_and_go_and_leave_nothing(load_file: LoadFile) -> None:
     rig = await load_file("", "max_connections = 3")
     addresses = [f"10.0.{number % 50}.1" for number in range(200)]
-    clients = [await rig.connect(address) for address in addresses]
+    clients = [await at_edge(rig, address) for address in addresses]
     assert sum(client.session.denial is None for client in clients) == 150
 
     for client in clients:
         await client.quit()
-    again = [await rig.connect(address) for address in addresses]
+    again = [await at_edge(rig, address) for address in addresses]
     assert sum(client.session.denial is None for client in again) == 150
 
 
 async def test_observed_it_tells_of_each_connection_too_many(load_file: LoadFile) -> None:
     rig = await load_file("", 'max_connections = 1\nmode = "observe"')
     with capture_logs() as logs:
-        assert [(await (await rig.connect()).mail()).code for _ in range(3)] == [250] * 3
+        assert [(await (await at_edge(rig)).mail()).code for _ in range(3)] == [250] * 3
 
     assert [entry["text"] for entry in logs if entry["event"] == "would answer"] == [
         "too many connections from 192.0.2.1"

@@ -26,7 +26,8 @@ OPTIONS
                     By the addresses here it is known as itself
     underscores     false: true takes "_" as part of a host name; some Windows hosts say it
     skip_networks   the private and loopback networks: clients that may say anything
-    action          "deny"; or "defer", "deny_disconnect", "defer_disconnect"
+    action          "deny"; or "defer", "deny_disconnect", "defer_disconnect". The last one
+                    hangs up at once with the edge door and at = "helo", also on who was about to log in
     at              "helo": a bad greeting is refused with the client's messages: at MAIL with the edge door, so that it
                     can still log in or greet better; at each recipient without. "rcpt" judges each recipient, so that
                     exceptions hold for some (`helo=off` in the file of aliases), and whitelisted senders are spared

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.hooks.test_helo import refused, reply
 
 from gatepost import ConfigError, ConfigErrors
+from gatepost.testing import gate
 
 LIST = r"""# Names that nobody has
 yahoo.com
@@ -79,6 +81,27 @@ async def test_an_exception_is_one_to_the_list_alone(tmp_path: Path) -> None:
         refused("a.example.net", "only ours"),
         refused("localhost", "you are not localhost"),
     ]
+
+
+async def test_a_changed_list_counts_for_the_next_greeting_and_a_broken_one_does_not(tmp_path: Path) -> None:
+    listed = tmp_path / "badhelo"
+    listed.write_text("one.example\n")
+    async with gate(helo={"badhelo": str(listed)}) as postfix:
+
+        async def refused_ones() -> list[str]:
+            clients = {helo: postfix.client(helo=helo) for helo in ("one.example", "two.example")}
+            for client in clients.values():
+                await client.mail()
+            return [helo for helo, client in clients.items() if (await client.rcpt("bob@example.org")).code == 550]
+
+        assert await refused_ones() == ["one.example"]
+        listed.write_text("one.example\ntwo.example\n")
+        assert await refused_ones() == ["one.example", "two.example"]
+        with capture_logs() as logs:
+            listed.write_text("one.example\n*.broken\n")
+            assert await refused_ones() == ["one.example", "two.example"]
+    (problem,) = [entry["problem"] for entry in logs if entry["log_level"] == "error"]
+    assert problem.startswith(f"{listed}:2: ")
 
 
 async def test_the_sample_list_refuses_what_it_says() -> None:

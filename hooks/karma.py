@@ -1,9 +1,9 @@
 """karma: remembers how clients have behaved, and keeps those away for a while that bring mostly what is refused.
 
-Each permanent refusal is a strike, each message that Postfix has queued makes up for one; for more, if some of its own
-recipients were refused, as many as were accepted. What is left of strikes at the end of a session, the next one begins
-with: most spam comes in sessions of one message. The session that brings too many strikes together is a bad one, and
-they begin anew; one with more messages than strikes is a good one. After a bad session, a client whose bad sessions
+Each permanent refusal is a strike. Each message that Postfix has queued makes up for one, or for those of its own
+recipients that were refused, as far as others of them were accepted. What is left at the end of a session, the next one
+begins with: most spam comes in sessions of one message. The session that brings too many strikes together is a bad one,
+and they begin anew; one with more messages than strikes is a good one. After a bad session, a client whose bad sessions
 outnumber its good ones by `negative` has a penalty: for penalty_days it is refused. So a server with a good past can
 have a bad day, a mailing list can have subscribers who have left, and a spammer unknown to every block list gets a few
 tries a day. A good past is worth so much and no more (`credit`): a server that was good for years and has been broken

@@ -279,10 +279,12 @@ class Karma(Plugin[Options]):
                 notes[note] = read[kind][0]
 
     async def _read_domain(self, transaction: Transaction, options: Options) -> None:
-        domain = _domain(transaction.sender)
+        domain, notes = _domain(transaction.sender), self.notes(transaction)
         if domain and options.keeps("domain"):
             ((score, left_s),) = await self._read([self._key("domain", domain)], options)
-            self.notes(transaction).update(score=score, penalty_s=left_s if options.domain_negative else 0.0)
+            notes.update(score=score, penalty_s=left_s if options.domain_negative else 0.0)
+        else:
+            notes["penalty_s"] = 0.0
 
     async def _read(self, keys: list[str], options: Options) -> list[tuple[int, float]]:
         """Return for each key the score, and how many seconds of a penalty are left, in one turn of the store."""

@@ -121,6 +121,16 @@ async def test_another_plugin_adds_strikes_as_the_manual_shows_and_acts_by_verdi
         assert await heard("192.0.2.5", "a@two.example") == "the domain"
 
 
+@pytest.mark.parametrize(("sender", "keep"), [("", ["domain"]), ("a@sender.example", ["client"])])
+async def test_a_sender_without_a_history_has_a_verdict_and_no_score(
+    made: MakeGate, sender: str, keep: list[str]
+) -> None:
+    async with made(keep=keep) as postfix:
+        client = postfix.client("192.0.2.1")
+        await client.mail(sender)
+        assert client.transaction.notes["karma"] == {"penalty_s": 0.0}
+
+
 async def test_in_a_session_that_is_older_than_the_plugin_strikes_can_be_added(made: MakeGate) -> None:
     async with made() as postfix:
         client = postfix.client("192.0.2.1")

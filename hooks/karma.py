@@ -21,7 +21,8 @@ HOOKS
 
 OPTIONS
     strikes             3: so many more strikes than queued messages, in one session or several, make a bad one; 1: any
-                        session with more strikes than queued messages is a bad one
+                        session with more strikes than queued messages is a bad one. With count_denies, 6 (its limit and
+                        two) lets a mailing list that it hung up on come again at once, but not a second time
     negative            1: so many more bad sessions than good ones bring a penalty to the client; 0: never
     network_negative    0: so too for its whole network, whose other hosts may be others'; 0: never
     domain_negative     0: so too for the sender's domain. Anybody can write any sender: penalise domains only where

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.hooks.karma_rig import BAD, DAY, PENALTY, entries, gates, reply, session
 
+from gatepost.testing import gate
+
 if TYPE_CHECKING:
     from tests.hooks.conftest import HandClock
     from tests.hooks.karma_rig import MakeGate
@@ -124,3 +126,20 @@ async def test_a_good_session_is_never_bad_for_what_is_left_of_a_stricter_time(m
         await session(postfix, "good")
         assert await reply(postfix) == "250"
         assert (await entries(postfix))[CLIENT] == [1, 0, 0.0, 8]
+
+
+@pytest.mark.parametrize(("strikes", "penalised"), [(3, True), (6, False)])
+async def test_who_count_denies_hangs_up_on_comes_again_at_once_where_the_manual_says_so(
+    clock: HandClock, strikes: int, *, penalised: bool
+) -> None:
+    async with gate(clock=clock, karma={"strikes": strikes}, count_denies={}) as postfix:
+        for again in (penalised, True):
+            client = postfix.client("192.0.2.1")
+            await client.mail("list@sender.example")
+            for number in range(5):
+                await client.refused(f"gone{number}@example.org")
+            assert (await client.rcpt("good@example.org")).code == 421
+            await client.quit()
+            assert (await reply(postfix) == PENALTY) is again
+            if again:
+                break

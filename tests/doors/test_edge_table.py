@@ -85,15 +85,44 @@ async def test_the_next_client_behind_the_same_port_is_another_session() -> None
         assert one.table.join(CLIENT, "") is second
 
 
+async def test_clients_of_one_port_at_two_services_are_told_apart_by_sender_and_greeting() -> None:
+    async with rig() as one:
+        entries = [one.table.open(ADDRESS, PORT, None) for _ in range(3)]
+        for entry, helo in zip(entries, ("a.example", "b.example", "b.example"), strict=True):
+            entry.pipeline, entry.session.helo = one.pipeline, helo
+        a, b, latest = entries
+        begin(a)
+        begin(b)
+        sender = Address.parse("a@example.net")
+
+        def joined(helo: str, sender: Address | None) -> Entry:
+            entry = one.table.join(CLIENT._replace(helo=helo), "", sender)
+            one.table.leave(entry)
+            return entry
+
+        assert joined("a.example", sender) is a
+        assert joined("b.example", sender) is b
+        assert joined("c.example", sender) is b, "the latest that has said MAIL"
+        b.session.helo = "b.example"
+        assert joined("b.example", Address.parse("else@example.net")) is latest
+        for entry in entries:
+            one.table.leave(entry)
+        await one.settle()
+        assert one.left == [entry.session.id for entry in entries]
+        assert len(one.table) == 0
+
+
 async def test_it_is_said_goodbye_once_at_the_end_of_the_daemon_too() -> None:
     async with rig() as one:
-        entry = one.table.open(ADDRESS, PORT, None)
-        entry.pipeline = one.pipeline
+        entries = [one.table.open(ADDRESS, PORT, None) for _ in range(2)]
+        for entry in entries:
+            entry.pipeline = one.pipeline
         await one.table.close()
-        one.table.leave(entry)
+        for entry in entries:
+            one.table.leave(entry)
         await one.settle()
 
-        assert one.left == [entry.session.id]
+        assert one.left == [entry.session.id for entry in entries]
 
 
 @pytest.mark.parametrize(

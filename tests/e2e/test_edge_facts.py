@@ -184,6 +184,22 @@ def test_who_logs_in_at_the_submission_service_is_not_greylisted_and_others_are(
             assert client.transaction(b"rcpt@example.org")[0].startswith(b"450 ")
 
 
+@pytest.mark.usefixtures("edge_gate")
+def test_a_login_counts_for_no_other_client_of_the_same_port(gate: Gate, submission: int) -> None:
+    gate.use(hooks={"members": MEMBERS}, milter={"edge": True})
+    with gate.client() as stranger, SmtpClient(submission) as member:
+        for client in (stranger, member):
+            # As behind an address that many share, which may use a port once for each service.
+            assert client.command(b"XCLIENT ADDR=192.0.2.7 PORT=4711").startswith(b"220 ")
+        stranger.command(b"EHLO stranger.example.com")
+        member.command(b"EHLO member.example.com")
+        assert member.command(auth_plain("ada", "secret")).startswith(b"235 ")
+        for _ in range(2):
+            assert stranger.transaction(b"rcpt@example.org")[0].startswith(b"450 ")
+            queue_id(member.message())
+            stranger.command(b"RSET")
+
+
 def test_without_the_edge_none_of_it_is_known(facts: Gate, authority: Authority) -> None:
     facts.use(hooks={"facts": FACTS})
     seen = facts.daemon.log_size()

@@ -31,6 +31,7 @@ from gatepost.smtp.xforward import Xforward
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from gatepost.address import Address
     from gatepost.doors.lease import Part
     from gatepost.doors.session_table import Entry
     from gatepost.doors.switchboard import Switchboard
@@ -235,7 +236,7 @@ class ProxyConnection(asyncio.Protocol):
             self._answer(OVERLOAD)
             return
         deadline = self._deadline()
-        entry = self._entry or self._join_session()
+        entry = self._entry or self._join_session(envelope.address)
         while not entry.is_on(self._board.pipeline):
             self._greeting = self._board.pipeline
             try:
@@ -254,10 +255,10 @@ class ProxyConnection(asyncio.Protocol):
         else:
             self._answer(SENDER_OK)
 
-    def _join_session(self) -> Entry:
+    def _join_session(self, sender: Address) -> Entry:
         """Return the client's session, which is this connection's, too, from now on."""
         if any(self._xforward):  # one that the front does not know is not the front itself, which lists may trust
-            self._entry = self._board.sessions.join(self._xforward, "unknown")
+            self._entry = self._board.sessions.join(self._xforward, "unknown", sender)
         else:  # not a Postfix front: the peer itself is the client
             peer = self._transport.get_extra_info("peername")
             client = Xforward(helo=self._hello.decode("utf-8", "replace") or None)

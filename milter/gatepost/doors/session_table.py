@@ -7,7 +7,8 @@ Without the edge door nobody tells when a client greets again or leaves: a clien
 or protocol is another, is a new session behind the same port, and a session ends when nothing was heard of it for long.
 With it, a session is one connection, whatever the client says, and ends when the client has left and its last message
 is done. A proxy connection that finds no session of the edge (gatepost was restarted, or Postfix could not reach the
-milter) is treated as without the edge: it runs what was not run.
+milter) is treated as without the edge: it runs what was not run. Where there are several, because clients behind one
+address came from the same port to different services, it is whose client has just said MAIL with that sender.
 """
 
 from __future__ import annotations
@@ -90,11 +91,14 @@ class Entry:
 
     def take(self, sender: Address) -> Flow | None:
         """Return the transaction that the client began at the edge, for the proxy to end; None if none waits."""
-        flow = self.waiting
-        if flow is None or flow.transaction.sender != sender:
+        if not self.waits_for(sender):
             return None
-        self.waiting = None
+        flow, self.waiting = self.waiting, None
         return flow
+
+    def waits_for(self, sender: Address | None) -> bool:
+        """Tell whether the client has begun a transaction with this sender at the edge."""
+        return self.waiting is not None and self.waiting.transaction.sender == sender
 
 
 class SessionTable:
@@ -106,37 +110,46 @@ class SessionTable:
         self._clock = clock
         self._pipeline = pipeline
         self._entries: dict[Key, Entry] = {}
+        """Those without the edge."""
+        self._visitors: dict[Key, list[Entry]] = {}
+        """Those that the edge door began, the latest last."""
         # Session ids are unique across restarts, too: three bytes at random, then a number.
         self._run = secrets.token_hex(3)
         self._numbers = itertools.count(0x100)
         self._ended: set[asyncio.Task[None]] = set()
 
-    def join(self, xforward: Xforward, address: str) -> Entry:
-        """Return the session that the attributes name, new if need be; `leave` must follow.
+    def join(self, xforward: Xforward, address: str, sender: Address | None = None) -> Entry:
+        """Return the session that the attributes name, new if need be; `leave` must follow. `sender` is of its MAIL.
 
         Without an address or port in XFORWARD every connection is a session of its own; it has this `address` then.
         """
         key = (_normal(xforward.addr), xforward.port) if xforward.addr and xforward.port else None
-        entry = self._entries.get(key) if key else None
-        if entry is not None and entry.at_edge:
+        if visitors := self._visitors.get(key) if key else None:
+            entry = _likeliest(visitors, xforward, sender)
             _learn(entry, xforward)
-        elif entry is not None and _is_another(entry.session, xforward):
+        else:
+            entry = self._without_edge(key, xforward, address)
+        entry.connections += 1
+        return entry
+
+    def _without_edge(self, key: Key | None, xforward: Xforward, address: str) -> Entry:
+        entry = self._entries.get(key) if key else None
+        if entry is not None:
+            if not _is_another(entry.session, xforward):
+                return entry
             if entry.connections == 0:
                 self._end(entry)
-            entry = None
-        if entry is None:
-            session = Session(
-                id=self._new_id(),
-                address=xforward.addr or address,
-                port=xforward.port,
-                name=xforward.name,
-                helo=xforward.helo,
-                esmtp=_is_esmtp(xforward),
-            )
-            entry = Entry(session, key, asyncio.Lock(), helo_is_new=session.helo is not None)
-            if key is not None:
-                self._entries[key] = entry
-        entry.connections += 1
+        session = Session(
+            id=self._new_id(),
+            address=xforward.addr or address,
+            port=xforward.port,
+            name=xforward.name,
+            helo=xforward.helo,
+            esmtp=_is_esmtp(xforward),
+        )
+        entry = Entry(session, key, asyncio.Lock(), helo_is_new=session.helo is not None)
+        if key is not None:
+            self._entries[key] = entry
         return entry
 
     def open(self, address: str, port: int, name: str | None) -> Entry:
@@ -144,9 +157,10 @@ class SessionTable:
         key = (_normal(address), port)
         old = self._entries.get(key)
         if old is not None and old.connections == 0:
+            del self._entries[key]
             self._end(old)
         entry = Entry(Session(self._new_id(), address, port, name), key, asyncio.Lock(), at_edge=True, connections=1)
-        self._entries[key] = entry
+        self._visitors.setdefault(key, []).append(entry)
         return entry
 
     def _new_id(self) -> str:
@@ -158,11 +172,18 @@ class SessionTable:
         entry.idle_since = self._clock()
         if entry.connections:
             return
-        is_current = entry.key is not None and self._entries.get(entry.key) is entry
-        if is_current and entry.at_edge and entry.key is not None:
-            del self._entries[entry.key]
-        if entry.at_edge or not is_current:
+        if entry.at_edge:
+            self._forget(entry)
+        if entry.at_edge or entry.key is None or self._entries.get(entry.key) is not entry:
             self._end(entry)
+
+    def _forget(self, visitor: Entry) -> None:
+        assert visitor.key is not None
+        others = [entry for entry in self._visitors.get(visitor.key, ()) if entry is not visitor]
+        if others:
+            self._visitors[visitor.key] = others
+        else:
+            self._visitors.pop(visitor.key, None)
 
     async def expire(self) -> None:
         """End sessions as they become idle, for ever; to be run as a task."""
@@ -180,8 +201,9 @@ class SessionTable:
 
     async def close(self) -> None:
         """End every session and wait for their disconnect hooks."""
-        entries = list(self._entries.values())
+        entries = [*self._entries.values(), *itertools.chain.from_iterable(self._visitors.values())]
         self._entries.clear()
+        self._visitors.clear()
         for entry in entries:
             self._end(entry)
         if self._ended:
@@ -189,7 +211,7 @@ class SessionTable:
 
     def __len__(self) -> int:
         """Return how many sessions live."""
-        return len(self._entries)
+        return len(self._entries) + sum(map(len, self._visitors.values()))
 
     def _end(self, entry: Entry) -> None:
         pipeline = self._pipeline()
@@ -213,6 +235,15 @@ def _is_another(session: Session, xforward: Xforward) -> bool:
 
 def _is_esmtp(xforward: Xforward) -> bool:
     return (xforward.proto or "ESMTP").upper() != "SMTP"
+
+
+def _likeliest(visitors: list[Entry], xforward: Xforward, sender: Address | None) -> Entry:
+    """Return which of these sessions the connection is for; the latest, if that cannot be told."""
+
+    def likeness(entry: Entry) -> tuple[bool, bool]:
+        return entry.waits_for(sender), _as_forwarded(entry.session.helo) == _as_forwarded(xforward.helo)
+
+    return max(reversed(visitors), key=likeness)
 
 
 def _learn(entry: Entry, xforward: Xforward) -> None:

@@ -182,6 +182,25 @@ def test_main_cf_milters_that_stay_come_after_ours_in_the_same_list(
     assert site.milters() is None, "main.cf's list counts again"
 
 
+@pytest.mark.parametrize("value", ["inet:localhost:1, { unix:/run/x, default_action=accept }", ""])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_name_that_stands_for_several_milters_or_none_stays_a_name(site: Site, value: str, own: bool) -> None:
+    site.sample("plain", f"all = {value}", "smtpd_milters = $all")
+    if own:
+        site.set_milters("$all")
+    site.run("apply", "--milters", "keep-front")
+    applied = site.files()
+    assert site.milters() == f"{OURS},$all"
+    site.run("apply")
+    assert site.files() == applied
+    site.set_milters(f"{OURS.replace('tempfail', 'accept')},$all")
+    site.run("apply")
+    assert site.milters() == f"{OURS},$all"
+    site.edge(False)
+    site.run("apply")
+    assert site.milters() == ("$all" if own else None)
+
+
 def test_milters_of_the_service_itself_stay_behind_ours_and_come_back_as_they_were(site: Site) -> None:
     site.sample("plain", "smtpd_milters = inet:localhost:1")
     site.set_milters("inet:localhost:8891,unix:/run/x")
@@ -275,13 +294,13 @@ def test_an_edge_made_by_hand_is_taken_over_and_taken_away(site: Site, spelling:
         (("gp = unix:{queue}/gatepost/milter.sock",), "$gp,inet:localhost:8891", "inet:localhost:8891"),
         (("gp = {{ unix:gatepost/milter.sock, protocol=6 }}",), "inet:localhost:8891,${{gp}}", "inet:localhost:8891"),
         (("all = unix:gatepost/milter.sock, $x", "x = inet:localhost:1"), "unix:/y,$all", "unix:/y,inet:localhost:1"),
-        (("x = inet:localhost:1, unix:/y",), "$x,unix:gatepost/milter.sock", "inet:localhost:1,unix:/y"),
+        (("x = inet:localhost:1, unix:/y",), "$x,unix:gatepost/milter.sock", "$x"),
     ],
 )
 def test_an_edge_behind_a_variable_is_not_put_there_twice(
     site: Site, main: tuple[str, ...], listed: str, left: str
 ) -> None:
-    """Taken out of a list that a `$name` stands for, of which the rest then stands there itself."""
+    """Where a `$name` stands for it and others, these then stand there themselves."""
     queue = site.postfix.queue_dir
     site.sample("plain", *(line.format(queue=queue) for line in main))
     site.set_milters(listed.format(queue=queue))

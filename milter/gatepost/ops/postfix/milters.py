@@ -58,8 +58,9 @@ class Ours:
         others = tuple(one for one in expanded if not self._is(one))
         if len(written) == len(expanded):
             return tuple(one for one, full in zip(written, expanded, strict=True) if full in others)
-        # A `$name` stands for none or several: ours can be taken out of these only.
-        return written if others == expanded else others
+        # A `$name` stands for none or several: it can stay, unless ours is among them.
+        left = tuple(one for one in written if not self._is(one))
+        return left if len(written) - len(left) == len(expanded) - len(others) else others
 
     def is_in(self, listed: Listed) -> bool:
         """Whether a list has ours."""
@@ -74,6 +75,11 @@ class Listed(NamedTuple):
 
     written: str
     expanded: str
+
+    @property
+    def full(self) -> Listed:
+        """The same list, with every `$name` replaced where it is written, too."""
+        return Listed(self.expanded, self.expanded)
 
 
 def edge_element(address: str, edge_timeout_s: float) -> str:
@@ -101,8 +107,8 @@ def decide(
 ) -> FrontRecord:
     """The decision for this front: what `choice` says, else what was decided earlier; ConfigError if nobody has."""
     own = _own(configuration, front, record, ours)
-    listed = _listed(configuration, front, own)
-    found = ours.without(Listed(listed.expanded, listed.expanded))
+    listed = own if own is not None else _in_main(configuration)
+    found = ours.without(listed.full)
     maps = configuration.effective(front, "smtpd_milter_maps")
     named = ", ".join((*found, *((f"smtpd_milter_maps={maps}",) if maps else ())))
     decided = choice or (record.milters if record is not None else None)
@@ -126,7 +132,7 @@ def decide(
         # Our `-o` hides main.cf's list, so those that stay come along in it, as they are written there.
         stay = () if decision == "inner" else ours.without(listed)
         edge = ",".join((ours.edge, *stay))
-    return FrontRecord(front.key, decision, own, edge)
+    return FrontRecord(front.key, decision, own.written if own is not None else None, edge)
 
 
 def front_options(
@@ -187,35 +193,41 @@ def consequences(decision: FrontRecord) -> str | None:
             return f"{decision.service}'s milters moved to the inner service: they see every client as localhost"
 
 
-def _own(configuration: Configuration, front: Service, record: FrontRecord | None, ours: Ours) -> str | None:
+def _own(configuration: Configuration, front: Service, record: FrontRecord | None, ours: Ours) -> Listed | None:
     """The front's own `-o smtpd_milters`, as it would be without gatepost; None if main.cf's list counts."""
-    there = front.options.get("smtpd_milters")
     if record is not None and record.milters == "inner":
         # The front's list is empty by our own hand: what counts is what stood there before.
-        return record.own
+        return Listed(record.own, record.own) if record.own is not None else None
+    if "smtpd_milters" not in front.options:
+        return None  # or taken away by hand: main.cf's list is in force
+    there = Listed(front.options["smtpd_milters"], front.expanded["smtpd_milters"])
     if record is not None and record.edge is not None:
-        if there is None:
-            return None  # taken away by hand: main.cf's list is in force
         # The first is ours, perhaps at an address that milter.socket had then.
-        written, *stayed = elements(record.edge)
-        left = [
-            one
-            for one in ours.without(Listed(there, front.expanded["smtpd_milters"]))
-            if place.of_milter(one) != place.of_milter(written)
-        ]
+        old, *stayed = elements(record.edge)
+        left, full = (
+            [one for one in ours.without(listed) if place.of_milter(one) != place.of_milter(old)]
+            for listed in (there, there.full)
+        )
         # What somebody has added or removed since is the administrator's word, and stays so.
-        return record.own if left == stayed else ",".join(left)
-    if there is None or not ours.is_in(listed := Listed(there, front.expanded["smtpd_milters"])):
+        written = record.own if left == stayed else ",".join(left)
+        return Listed(written, ",".join(full)) if written is not None else None
+    if not ours.is_in(there):
         return there
     # The edge door, put there by hand.
-    without = ours.without(listed)
-    return None if without == ours.without(_listed(configuration, front, None)) else ",".join(without)
+    without = ours.without(there)
+    if without == ours.without(_in_main(configuration)):
+        return None
+    return Listed(",".join(without), ",".join(ours.without(there.full)))
 
 
 def _listed(configuration: Configuration, front: Service, own: str | None) -> Listed:
     """The list that a front has if `own` is its `-o smtpd_milters`."""
     if own is None:
-        return Listed(configuration.main["smtpd_milters"], configuration.expanded["smtpd_milters"])
+        return _in_main(configuration)
     if own == front.options.get("smtpd_milters"):
         return Listed(own, front.expanded["smtpd_milters"])
     return Listed(own, own)
+
+
+def _in_main(configuration: Configuration) -> Listed:
+    return Listed(configuration.main["smtpd_milters"], configuration.expanded["smtpd_milters"])

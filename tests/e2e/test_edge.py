@@ -91,6 +91,17 @@ def test_a_client_refused_for_good_at_connect_gets_554_for_a_banner_and_our_word
         assert client.command(b"MAIL FROM:<a@example.com>") == words[name]
 
 
+def test_a_refusal_before_mail_is_logged_with_the_client(speaks: Gate) -> None:
+    seen = speaks.daemon.log_size()
+    with named(speaks, b"no") as client:
+        assert client.greeting.startswith(b"554 ")
+    with named(speaks, b"fine") as client:
+        client.command(b"EHLO x.example.com")
+        client.command(b"BYE")
+    verdicts = re.findall(r"event=verdict .* client=192.0.2.7 plugin=speaks hook=(\w+)", speaks.daemon.log(seen))
+    assert verdicts == ["connect", "unrecognized_command"]
+
+
 def test_a_client_hung_up_on_for_now_at_connect_gets_421_for_a_banner(speaks: Gate) -> None:
     with named(speaks, b"softbye") as client:
         assert client.greeting.startswith(b"421 ")

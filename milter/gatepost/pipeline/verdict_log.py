@@ -65,8 +65,8 @@ def keep(scope: Scope, record: Record) -> None:
     holder = holder_of(scope)
     holder.records.append(record)
     fields: dict[str, Any] = {"session": session_of(scope).id}
-    if isinstance(holder, Transaction):
-        fields["txn"] = holder.id
+    # Who is refused before MAIL may leave: then no line about a transaction will tell who that was.
+    fields |= {"txn": holder.id} if isinstance(holder, Transaction) else {"client": holder.address}
     fields |= {"plugin": record.plugin, "hook": record.hook, "verdict": record.verdict.kind}
     if record.recipient is not None:
         fields["rcpt"] = record.recipient

@@ -51,6 +51,13 @@ class Members(Plugin):
         return None if transaction.authenticated else DenySoft("members only")
 """
 
+GREETED = """
+class Greeted(Plugin):
+    def helo(self, session, name):
+        self.log.info("greeted", login=session.login)
+        return Deny("by nobody")
+"""
+
 
 STAGES = ("connect", "helo", "mail", "rcpt", "data", "end_of_header", "end_of_data", "unknown_command")
 NO_MACROS = {f"milter_{stage}_macros": "" for stage in STAGES}
@@ -171,6 +178,19 @@ def test_a_login_counts_from_the_next_command_until_starttls_forgets_it(gate: Ga
     at_greetings = re.findall(r"event=greeted .*login=(\S+)", gate.daemon.log(seen))
     ada = f"ada@{REALM}"
     assert at_greetings == ["-", ada, "-", "-"], "known at once, and forgotten at once"
+
+
+@pytest.mark.usefixtures("edge_gate")
+def test_a_refused_greeting_is_judged_once_more_after_a_login_and_not_at_every_mail(gate: Gate) -> None:
+    gate.use(hooks={"greeted": GREETED}, milter={"edge": True})
+    seen = gate.daemon.log_size()
+    with gate.client() as client:
+        for _ in range(2):
+            assert client.command(b"MAIL FROM:<a@example.com>").startswith(b"550 ")
+        assert client.command(auth_plain("ada", "secret")).startswith(b"235 ")
+        for _ in range(2):
+            assert client.command(b"MAIL FROM:<a@example.com>").startswith(b"550 ")
+    assert re.findall(r"event=greeted .*login=(\S+)", gate.daemon.log(seen)) == ["-", f"ada@{REALM}"]
 
 
 @pytest.mark.usefixtures("edge_gate")

@@ -132,16 +132,18 @@ class Visit:
             if (entry := self._present()) is None:
                 return CLOSING
             session = entry.session
+            has_logged_in = session.login is None and login.name is not None
             session.login, session.sasl_method, session.sasl_sender = login
+            if has_logged_in and session.denial is not None and session.denial.hook == "helo":
+                # It was not known then: plugins with skip_authenticated do not ask for more.
+                with self._on_pipeline(entry) as pipeline:
+                    await hooks_of.helo(pipeline, session, deadline)
             try:
                 envelope = parse_path(argument, b"FROM")
             except SmtpSyntaxError:
                 return None  # Postfix reads it nevertheless: then it is the proxy's to judge
             entry.move_to(self._board.pipeline)
             flow = self._flow = entry.waiting = self._board.begin(entry, envelope)
-            if session.login is not None and session.denial is not None and session.denial.hook == "helo":
-                # It was not known then: plugins with skip_authenticated do not ask for more.
-                await hooks_of.helo(flow.pipeline, session, deadline)
             await flow.mail(deadline)
             reply = _reply(flow.hang_up or flow.transaction.denial)
             if reply is not None:

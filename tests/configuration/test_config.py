@@ -94,6 +94,7 @@ black_timeout = "5m"
         ('[proxy]\nfront_timeout = "5s"', "2: proxy.front_timeout: Input should be greater than or equal to 20"),
         ('[proxy]\nfront_timeout = "soon"', "2: proxy.front_timeout: 'soon' is not a duration"),
         ("[proxy]\nfront_timeout = inf", "2: proxy.front_timeout: inf is not a duration"),
+        ("[milter]\nedge_timeout = 0", "2: milter.edge_timeout: Input should be greater than or equal to 1 (given: 0)"),
         ("[proxy]\nmax_sessions = 0", "2: proxy.max_sessions: Input should be greater than or equal to 1 (given: 0)"),
         (
             '[proxy]\nbare_newline = "ok"',

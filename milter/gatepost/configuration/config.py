@@ -91,8 +91,11 @@ class MilterSection(Section):
     socket: Annotated[str, AfterValidator(_endpoint)] = "unix:/var/spool/postfix/gatepost/milter.sock"
     edge: bool = False
     """Whether the public smtpd has our milter too, which hears of a client from its first moment."""
-    edge_timeout: Duration = 20.0
-    """How long the hooks of the edge door may take for one reply; `gatepost postfix apply` has Postfix wait longer."""
+    edge_timeout: Annotated[Duration, Field(ge=1)] = 20.0
+    """How long the hooks of the edge door may take for one reply; `gatepost postfix apply` has Postfix wait longer.
+
+    At least 1 s: with none, every client would hear 451.
+    """
 
 
 class StoreSection(Section):

@@ -226,6 +226,19 @@ def test_milters_that_move_to_the_inner_service_leave_ours_alone_on_the_front(si
     assert site.run("diff") == 0
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_milters_behind_a_name_of_this_service_alone_are_not_lost_on_the_inner_service(site: Site, own: bool) -> None:
+    site.sample("plain", "signer =", "smtpd_milters = inet:localhost:1, ${signer}")
+    site.postfix.postconf_service("smtp/inet", {"signer": "inet:localhost:8891"})
+    if own:
+        site.set_milters("$signer")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"its own -o signer, which .* the inner service would lack.*=keep-front"):
+            site.run("apply", "--milters", "inner")
+        site.run("apply", "--milters", "keep-front")
+        assert site.milters() == f"{OURS},{'$signer' if own else 'inet:localhost:1,${signer}'}"
+
+
 def test_a_list_that_was_empty_on_purpose_is_empty_again(site: Site) -> None:
     site.sample("plain", *DKIM)
     site.set_milters("")

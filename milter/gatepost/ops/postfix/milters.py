@@ -8,6 +8,7 @@ before those that stay there, so that it hears of a client that one of them refu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -126,6 +127,12 @@ def decide(
             "every client is localhost: use --milters=keep-front",
             configuration.directory,
         )
+    if decided == "inner" and (name := _local_name(front, listed)):
+        raise ConfigError(
+            f"{front.key} has its own -o {name}, which smtpd_milters = {listed.written} needs, and which the inner "
+            "service would lack: write these milters there without it, or use --milters=keep-front",
+            configuration.directory / "master.cf",
+        )
     decision = decided if named else None
     edge = None
     if ours.edge is not None:
@@ -218,6 +225,15 @@ def _own(configuration: Configuration, front: Service, record: FrontRecord | Non
     if without == ours.without(_in_main(configuration)):
         return None
     return Listed(",".join(without), ",".join(ours.without(there.full)))
+
+
+def _local_name(front: Service, listed: Listed) -> str | None:
+    """The first `$name` in a list that has a value in this service alone; None if there is none."""
+    return next((name for name in _NAME.findall(listed.written) if name in front.options), None)
+
+
+_NAME = re.compile(r"\$[{(]?(\w+)")
+"""As Postfix writes them: `$name`, `${name}`, `$(name)`, `${name?value}` (util/mac_parse.c)."""
 
 
 def _listed(configuration: Configuration, front: Service, own: str | None) -> Listed:

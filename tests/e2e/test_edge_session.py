@@ -15,6 +15,20 @@ from tests.e2e.postfix_rig import SmtpClient, queue_id, wait_until
 LONG_IDLE = {"session_idle": "5s"}
 SHORT_IDLE = {"session_idle": "0.3s"}
 
+WAITS = """
+from pathlib import Path
+
+class Waits(Plugin):
+    async def unrecognized_command(self, session, verb):
+        self.log.info("saw unknown")
+        while not Path({release!r}).exists():
+            await asyncio.sleep(0.02)
+        self.log.info("saw the end")
+
+    def reload(self):
+        self.log.info("told reload")
+"""
+
 SESSIONS = 200
 """At once; the front gets a process for each."""
 
@@ -238,6 +252,28 @@ def test_a_transaction_stays_on_the_plugins_that_it_began_with(notes: Gate) -> N
         queue_id(client.message())
     notes.daemon.wait_for_log("told reload", since=seen)
     assert counted(notes, seen)["mail"] == 2
+
+
+def test_plugins_are_not_told_to_go_while_a_hook_of_theirs_runs_in_the_midst_of_an_older_transaction(
+    notes: Gate,
+) -> None:
+    release = notes.daemon.directory / "release"
+    release.unlink(missing_ok=True)
+    waits = {"waits": WAITS.format(release=str(release))}
+    notes.use(hooks=waits, milter=EDGE)
+    seen = notes.daemon.log_size()
+    with notes.client() as client:
+        client.command(b"MAIL FROM:<a@example.com>")
+        notes.use(hooks=waits, milter=EDGE)
+        client.send(b"BOGUS\r\n")
+        notes.daemon.wait_for_log("saw unknown", since=seen)
+        notes.use(hooks=waits, milter=EDGE)
+        with notes.client():  # the daemon has had time for what a reload leaves behind
+            release.touch()
+        assert client.reply().startswith(b"500 ")
+        notes.daemon.wait_for_log("told reload", since=seen)
+        log = notes.daemon.log(seen)
+        assert log.index("saw the end") < log.index("told reload")
 
 
 def test_notes_of_the_session_outlive_a_reload(notes: Gate) -> None:

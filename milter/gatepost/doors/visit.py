@@ -76,8 +76,9 @@ class Visit:
 
     def uses(self, pipeline: Pipeline) -> bool:
         """Tell whether the client's command or transaction is on this pipeline, or what a transaction leaves behind."""
-        current = self._flow.pipeline if self._flow is not None else self._asking
-        return current is pipeline or pipeline in self._ending.values()
+        of_transaction = self._flow.pipeline if self._flow is not None else None
+        # Both: what is no command may come in the midst of a transaction, and after a reload.
+        return pipeline in {of_transaction, self._asking, *self._ending.values()}
 
     async def connect(self, arrival: Arrival, deadline: Deadline) -> Reply | None:
         """Begin, before the banner.

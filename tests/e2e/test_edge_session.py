@@ -20,14 +20,18 @@ from pathlib import Path
 
 class Waits(Plugin):
     async def unrecognized_command(self, session, verb):
-        self.log.info("saw unknown")
+        self.log.info("begins")
         while not Path({release!r}).exists():
             await asyncio.sleep(0.02)
-        self.log.info("saw the end")
+        self.log.info("is done")
+
+    async def disconnect(self, session):
+        await self.unrecognized_command(session, "")
 
     def reload(self):
-        self.log.info("told reload")
+        self.log.info("told to go")
 """
+"""Waits until it is released."""
 
 SESSIONS = 200
 """At once; the front gets a process for each."""
@@ -266,14 +270,30 @@ def test_plugins_are_not_told_to_go_while_a_hook_of_theirs_runs_in_the_midst_of_
         client.command(b"MAIL FROM:<a@example.com>")
         notes.use(hooks=waits, milter=EDGE)
         client.send(b"BOGUS\r\n")
-        notes.daemon.wait_for_log("saw unknown", since=seen)
+        notes.daemon.wait_for_log("event=begins", since=seen)
         notes.use(hooks=waits, milter=EDGE)
         with notes.client():  # the daemon has had time for what a reload leaves behind
             release.touch()
         assert client.reply().startswith(b"500 ")
-        notes.daemon.wait_for_log("told reload", since=seen)
+        notes.daemon.wait_for_log("told to go", since=seen)
         log = notes.daemon.log(seen)
-        assert log.index("saw the end") < log.index("told reload")
+        assert log.index('event="is done"') < log.index('event="told to go"')
+
+
+def test_plugins_are_not_told_to_go_while_they_say_goodbye_to_a_client(notes: Gate) -> None:
+    release = notes.daemon.directory / "release"
+    release.unlink(missing_ok=True)
+    waits = {"waits": WAITS.format(release=str(release))}
+    notes.use(hooks=waits, milter=EDGE)
+    seen = notes.daemon.log_size()
+    notes.client().close()
+    notes.daemon.wait_for_log("event=begins", since=seen)
+    notes.use(hooks=waits, milter=EDGE)
+    with notes.client():  # the daemon has had time for what a reload leaves behind
+        release.touch()
+    notes.daemon.wait_for_log("told to go", since=seen)
+    log = notes.daemon.log(seen)
+    assert log.index('event="is done"') < log.index('event="told to go"')
 
 
 def test_notes_of_the_session_outlive_a_reload(notes: Gate) -> None:

@@ -116,7 +116,8 @@ class SessionTable:
         # Session ids are unique across restarts, too: three bytes at random, then a number.
         self._run = secrets.token_hex(3)
         self._numbers = itertools.count(0x100)
-        self._ended: set[asyncio.Task[None]] = set()
+        self._ended: dict[asyncio.Task[None], Pipeline] = {}
+        """The disconnect hooks under way."""
 
     def join(self, xforward: Xforward, address: str, sender: Address | None = None) -> Entry:
         """Return the session that the attributes name, new if need be; `leave` must follow. `sender` is of its MAIL.
@@ -162,6 +163,10 @@ class SessionTable:
         entry = Entry(Session(self._new_id(), address, port, name), key, asyncio.Lock(), at_edge=True, connections=1)
         self._visitors.setdefault(key, []).append(entry)
         return entry
+
+    def uses(self, pipeline: Pipeline) -> bool:
+        """Tell whether a disconnect hook of this pipeline runs."""
+        return pipeline in self._ended.values()
 
     def _new_id(self) -> str:
         return f"{self._run}{next(self._numbers):x}"
@@ -220,8 +225,8 @@ class SessionTable:
             return
         entry.move_to(pipeline)
         task = asyncio.ensure_future(self._disconnect(entry.session, pipeline))
-        self._ended.add(task)
-        task.add_done_callback(self._ended.discard)
+        self._ended[task] = pipeline
+        task.add_done_callback(self._ended.pop)
 
     @staticmethod
     async def _disconnect(session: Session, pipeline: Pipeline) -> None:

@@ -73,9 +73,11 @@ class Switchboard:
         return Flow(self.pipeline, self.content, self.tally, session.transaction)
 
     def uses(self, pipeline: Pipeline) -> bool:
-        """Tell whether a transaction or a client's command is still on this pipeline."""
-        return any(connection.pipeline is pipeline for connection in self.connections) or any(
-            visit.uses(pipeline) for visit in self.visits
+        """Tell whether a transaction, a client's command or its disconnect hooks are still on this pipeline."""
+        return (
+            any(connection.pipeline is pipeline for connection in self.connections)
+            or any(visit.uses(pipeline) for visit in self.visits)
+            or self.sessions.uses(pipeline)
         )
 
     def admit(self) -> bool:

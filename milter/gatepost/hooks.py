@@ -99,10 +99,10 @@ _TABLE = (
         ("transaction", "recipient", "reply"),
         "Postfix itself has refused the recipient, by its tables, policies and restrictions: recipient.outcome is "
         "refused or deferred, reply says why. Its code is 550 or 450, whatever Postfix's own was, for Postfix does not "
-        "tell that; text (without the address) and enhanced status code are Postfix's. Bad syntax and too many "
-        "recipients are not told. The deny hook follows, too; a hang-up that it answers comes at the client's next "
-        "MAIL, unknown command or recipient that Postfix accepts, a 421 at the next HELO, too, and at the end of the "
-        "message in place of the inner smtpd's refusal.",
+        "tell that; text (without the address) and enhanced status code are Postfix's. Bad syntax, too many recipients "
+        "and what another milter refuses are not told. The deny hook follows, too; a hang-up that it answers comes at "
+        "the client's next MAIL, unknown command or recipient that Postfix accepts, a 421 at the next HELO, too, and "
+        "at the end of the message in place of the inner smtpd's refusal.",
         "",
         NOTHING,
     ),

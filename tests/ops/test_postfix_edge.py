@@ -370,6 +370,14 @@ def test_a_chrooted_front_reaches_no_socket_outside(site: Site) -> None:
         site.run("apply")
 
 
+@pytest.mark.parametrize("folder", ["gate post", "a,b", "a{b}", "$x"])
+def test_a_socket_that_a_list_of_milters_cannot_name_is_refused(site: Site, folder: str) -> None:
+    site.sample("plain")
+    site.toml.write_text(site.toml.read_text().replace("gatepost/milter.sock", f"{folder}/milter.sock"))
+    with pytest.raises(ConfigError, match="means something else in a list of milters"):
+        site.run("apply")
+
+
 def test_without_the_edge_a_record_of_an_older_version_is_understood(site: Site) -> None:
     site.sample("plain", *DKIM)
     site.edge(False)

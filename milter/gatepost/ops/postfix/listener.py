@@ -7,6 +7,7 @@ smtpd changes its directory to the queue directory before anything else, and a c
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from gatepost.errors import ConfigError
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 """Where to connect to a listener on every address."""
+
+_IN_LIST = re.compile(r"[\s,{}$]")
+"""What parts the elements of smtpd_milters, and their settings, or begins a `$name` (milter/milter.c, milter_new)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ def milter(socket_address: str, queue_directory: Path, *, chrooted: bool) -> str
     """milter.socket as an element of smtpd_milters: `unix:PATH` or `inet:HOST:PORT`, not libmilter's PORT@HOST."""
     endpoint = parse(socket_address, "milter.socket")
     reached = _reached(endpoint, "milter.socket", queue_directory, chrooted=chrooted)
+    if odd := _IN_LIST.search(reached):
+        raise ConfigError(
+            f"milter.socket = {socket_address!r}: {odd[0]!r} means something else in a list of milters; smtpd would "
+            "not start with it: give the socket another path"
+        )
     return reached if endpoint.path is not None else f"inet:{reached}"
 
 

@@ -44,6 +44,18 @@ class Hook:
         """True for the hooks that need the message's header or body, and so the milter on the inner smtpd."""
         return self.door == "content"
 
+    def door_with(self, *, edge: bool) -> str:
+        """Return where the hook runs with the edge door, or without; "none" if it does not run then."""
+        match self.door:
+            case "edge":
+                return "edge" if edge else "none"
+            case "edge, else proxy":
+                return "edge" if edge else "proxy"
+            case "edge close, else expiry":
+                return "edge close" if edge else "expiry"
+            case _:
+                return self.door
+
 
 _TABLE = (
     Hook(

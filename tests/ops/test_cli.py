@@ -74,6 +74,23 @@ def test_hooks_shows_the_plugins_of_each_hook_in_their_order(host: Host) -> None
     assert rows["data_post"] == ["content", "-"]
 
 
+@pytest.mark.parametrize(
+    ("edge", "doors"),
+    [
+        ("true", ["edge", "edge", "edge", "edge", "proxy", "edge", "edge close"]),
+        ("false", ["proxy", "proxy", "none", "proxy", "proxy", "none", "expiry"]),
+    ],
+)
+def test_hooks_shows_at_which_door_each_runs_with_the_edge_and_without(host: Host, edge: str, doors: list[str]) -> None:
+    host.write("gatepost.toml", f"[milter]\nedge = {edge}\n")
+
+    _, out, _ = host.run("hooks", "--json")
+
+    rows = {row["hook"]: row["door"] for row in json.loads(out)}
+    names = ("connect", "helo", "unrecognized_command", "mail", "rcpt", "rcpt_refused", "disconnect")
+    assert [rows[name] for name in names] == doors
+
+
 # --- run ------------------------------------------------------------------------------------------------------------
 
 

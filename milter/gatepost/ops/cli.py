@@ -34,6 +34,7 @@ from gatepost.services.store.store import open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gatepost.configuration.config import Config
     from gatepost.pipeline.pipeline import Pipeline
 
 app = App(
@@ -132,31 +133,31 @@ def check(*, config: ConfigFile = None, json: Annotated[bool, Parameter(negative
     return report.show(examination, as_json=json)
 
 
-async def _load(file: Path | None) -> Pipeline:
-    """Load the pipeline as the daemon would, on a store in memory, so that a live daemon's is not touched."""
+async def _load(file: Path | None) -> tuple[Config, Pipeline]:
+    """Load what the daemon would, on a store in memory, so that a live one's is not touched."""
     log.configure("warning")
     config, wrong = read_config(file)
     store = open_store("sqlite::memory:")
     try:
-        return await load_pipeline(config, store, wrong=wrong)
+        return config, await load_pipeline(config, store, wrong=wrong)
     finally:
         await store.close()
 
 
 @app.command
 def hooks(*, config: ConfigFile = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Show the pipeline as it will run: for each hook, the plugins in order.
+    """Show the pipeline as it will run: for each hook, its door with this configuration, and the plugins in order.
 
     Parameters
     ----------
     json
         Print JSON: hook, door and plugins with file and mode.
     """
-    pipeline = asyncio.run(_load(config))
+    loaded, pipeline = asyncio.run(_load(config))
     rows = [
         {
             "hook": hook.name,
-            "door": hook.door,
+            "door": hook.door_with(edge=loaded.milter.edge),
             "plugins": [
                 {
                     "name": call.loaded.name,

@@ -60,7 +60,7 @@ class Session:
     """The AUTH= of the latest MAIL, for whom the client says that it submits (RFC 4954); None if it gave none or had
     not logged in, and without the edge door."""
     tls_version: str | None = None
-    """`TLSv1.3`, known from the first HELO under TLS on; None without TLS, and without the edge door."""
+    """`TLSv1.3`, known from the first HELO or MAIL under TLS on; None without TLS, and without the edge door."""
     tls_cipher: str | None = None
     """The cipher, as OpenSSL names it; known and None as `tls_version` is."""
     cert_subject: str | None = None

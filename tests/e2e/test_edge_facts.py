@@ -133,6 +133,16 @@ def test_tls_without_a_certificate_and_a_login_that_fails_leave_them_unknown(fac
     assert mail.keys() == {"tls", "cipher"}
 
 
+def test_tls_is_known_at_mail_when_the_client_does_not_greet_again(facts: Gate, authority: Authority) -> None:
+    seen = facts.daemon.log_size()
+    with facts.client() as client:
+        start_tls(client, authority.context())
+        queue_id(client.message())
+    assert told(facts, seen, "helo") == [{}]
+    (mail,) = told(facts, seen, "mail")
+    assert mail.keys() == {"tls", "cipher", "subject", "issuer"}
+
+
 def test_the_service_that_the_client_came_to_is_known_from_connect_on(facts: Gate) -> None:
     seen = facts.daemon.log_size()
     with facts.client():

@@ -64,7 +64,7 @@ class EdgeSession:
 
     def helo(self, ctx: Any, name: str) -> int:
         """Answer a greeting."""
-        tls = Tls(*(macro(ctx, one) for one in ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}")))
+        tls = _tls(ctx)
         # One who greets again after logging in is still known; one who begins TLS anew no longer.
         login = Login(macro(ctx, "{auth_authen}"), macro(ctx, "{auth_type}"))
         return self._ask(ctx, lambda deadline: self._visit.helo(name, tls, login, deadline))
@@ -75,11 +75,12 @@ class EdgeSession:
 
     def mail(self, ctx: Any, arguments: Sequence[bytes]) -> int:
         """Answer MAIL."""
+        tls = _tls(ctx)  # a client need not greet again after STARTTLS (RFC 3207 section 4.2)
         name = macro(ctx, "{auth_authen}")
         # Postfix passes on what a stranger says of himself, too: whom only a login may speak for (RFC 4954 section 5).
         login = Login(name, macro(ctx, "{auth_type}"), macro(ctx, "{auth_author}") if name else None)
         argument = b"FROM:" + b" ".join(arguments)
-        return self._ask(ctx, lambda deadline: self._visit.mail(argument, login, deadline))
+        return self._ask(ctx, lambda deadline: self._visit.mail(argument, tls, login, deadline))
 
     def rcpt(self, ctx: Any, arguments: Sequence[bytes]) -> int:
         """Take note of a recipient that Postfix has refused; the others are the proxy's."""
@@ -107,6 +108,10 @@ class EdgeSession:
             _log.error("no verdict in time, answered 451", problem=str(error))
             reply = TRY_AGAIN
         return milter.CONTINUE if reply is None else answer(ctx, reply)
+
+
+def _tls(ctx: Any) -> Tls:
+    return Tls(*(macro(ctx, name) for name in ("{tls_version}", "{cipher}", "{cert_subject}", "{cert_issuer}")))
 
 
 def macro(ctx: Any, name: str) -> str | None:

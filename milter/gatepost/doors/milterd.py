@@ -62,7 +62,7 @@ _EDITS = (
 _MACROS = {
     milter.M_CONNECT: "{daemon_name} {daemon_addr} {daemon_port}",
     milter.M_HELO: "{tls_version} {cipher} {cert_subject} {cert_issuer} {auth_authen} {auth_type}",
-    milter.M_ENVFROM: "{auth_authen} {auth_type} {auth_author}",
+    milter.M_ENVFROM: "{tls_version} {cipher} {cert_subject} {cert_issuer} {auth_authen} {auth_type} {auth_author}",
     milter.M_ENVRCPT: "{rcpt_mailer} {rcpt_host} {rcpt_addr}",
 }
 """All that `edge` and this file read, by stage. The end of a message has only {i}."""

@@ -45,7 +45,7 @@ class Arrival(NamedTuple):
 
 
 class Tls(NamedTuple):
-    """TLS facts at a greeting; all None without TLS."""
+    """TLS facts at a greeting or MAIL; all None without TLS."""
 
     version: str | None
     cipher: str | None
@@ -125,7 +125,7 @@ class Visit:
             with self._on_pipeline(entry) as pipeline:
                 return _reply(await hooks_of.unrecognized(pipeline, entry.session, verb, deadline))
 
-    async def mail(self, argument: bytes, login: Login, deadline: Deadline) -> Reply | None:
+    async def mail(self, argument: bytes, tls: Tls, login: Login, deadline: Deadline) -> Reply | None:
         """Begin a transaction; any denial is given at once."""
         async with self._lock:
             self._end_transaction()
@@ -133,6 +133,7 @@ class Visit:
             if (entry := self._present()) is None:
                 return CLOSING
             session = entry.session
+            session.tls_version, session.tls_cipher, session.cert_subject, session.cert_issuer = tls
             has_logged_in = session.login is None and login.name is not None
             session.login, session.sasl_method, session.sasl_sender = login
             if has_logged_in and session.denial is not None and session.denial.hook == "helo":

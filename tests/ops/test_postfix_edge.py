@@ -354,6 +354,15 @@ def test_a_map_of_milters_stays_in_force_and_what_that_means_is_said(
     assert site.milters() == OURS
 
 
+def test_a_front_without_milters_is_told_of(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.sample("plain", "receive_override_options = no_address_mappings, no_milters")
+    site.run("apply")
+    assert "no_milters takes gatepost's milter off, and the edge door hears nothing there" in capsys.readouterr().out
+    site.edge(False)
+    site.run("apply")
+    assert "no_milters takes" not in capsys.readouterr().out
+
+
 def test_every_front_gets_the_edge(site: Site) -> None:
     site.sample("submission")
     site.run("apply", "--service", "smtp/inet", "--service", "submission/inet")

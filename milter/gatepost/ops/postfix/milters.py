@@ -186,6 +186,12 @@ def notes(configuration: Configuration, front: Service, decision: FrontRecord) -
             f"{decision.service} has smtpd_milter_maps={maps}: clients that it lists do not pass the edge door, and "
             "gatepost first hears of them at their first recipient"
         )
+    overrides = configuration.effective(front, "receive_override_options")
+    if decision.edge is not None and "no_milters" in re.split(r"[\s,]+", overrides):
+        said.append(
+            f"{decision.service} has receive_override_options={overrides}: no_milters takes gatepost's milter off, and "
+            "the edge door hears nothing there"
+        )
     return tuple(line for line in said if line is not None)
 
 

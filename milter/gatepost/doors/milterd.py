@@ -273,7 +273,10 @@ class MilterDoor:
             return session.content.mail(ctx)
         # The public smtpd or another service: its mail goes through the proxy, which is where it is looked at.
         _log.warning(
-            "milter session from another service, accepted unseen", daemon_name=session.name, client=session.key
+            "milter session from another service, accepted unseen",
+            daemon_name=session.name,
+            client=session.key,
+            remedy="gatepost postfix doctor tells which service lists gatepost's milter and should not",
         )
         return milter.ACCEPT
 

@@ -75,6 +75,10 @@ _NEVER = milter.P_NODATA | milter.P_NOEOH
 _NOT_FOR_CONTENT = milter.P_NOHELO | milter.P_NORCPT | milter.P_NOUNKNOWN
 _NO_REPLY = milter.P_NR_HDR | milter.P_NR_BODY
 
+IDLE_LIMIT_S = 86_400
+"""So long a milter session may say nothing. While content streams to an smtpd, its milters hear nothing, and libmilter
+would close the session after 7,210 s (libmilter/worker.c): a message that takes longer than that was always put off."""
+
 STOP_LIMIT_S = 6.0
 """A little more than libmilter needs by itself to see that it is to stop."""
 KNOCK_INTERVAL_S = 0.02
@@ -157,6 +161,7 @@ class MilterDoor:
         milter.set_exception_policy(milter.CONTINUE)
         milter.set_flags(_EDITS | milter.SETSYMLIST)
         milter.register("gatepost", negotiate=self._on_negotiate, unknown=self._on_unknown)
+        milter.settimeout(IDLE_LIMIT_S)
         umask = os.umask(0o117)
         try:
             milter.setconn(self._endpoint.libmilter)

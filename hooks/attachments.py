@@ -20,7 +20,8 @@ OPTIONS
     archives        true: the same holds for the names within zip archives, and Office documents with them; what they
                     are is not looked at there. Names in other archives are not seen: refuse their types, if that counts
     encrypted       "allow": a zip archive that needs a password
-    unlisted        "allow": a zip archive with more in it than is looked at: 10,000 names, archives 5 deep, 16 MiB
+    unlisted        "allow": a zip archive with more in it than is looked at: 10,000 names and 16 MiB, of all archives
+                    of a message together, archives 5 deep; or with one in it that is packed in an unusual way
     deceptive       "deny": a name with characters that turn the direction of writing (U+202D, U+202E), a NUL, a class
                     identifier or a long gap before its extension
     max_size        0: above 0, an attachment with more bytes, decoded, is refused

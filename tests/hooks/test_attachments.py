@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -198,6 +200,36 @@ async def test_archives_in_archives_are_looked_into_and_bombs_are_not_unpacked()
     for _ in range(8):
         deep = zipped(inner_zip=deep)
     assert await reply(named("a.zip", deep), unlisted="deny") == refused
+
+
+async def test_all_archives_of_a_message_share_what_is_spent_on_them() -> None:
+    refused = '554 5.7.1 the archive "c.zip" cannot be looked through'
+    for archive in (zipped(inner_zip=bytes(6 << 20)), zipped(*(f"{number}.txt" for number in range(4000)))):
+        parts = [part(f'Content-Type: application/zip; name="{name}.zip"', archive) for name in "abc"]
+        assert await reply(mail(TEXT, *parts[:2]), unlisted="deny") == "250"
+        assert await reply(mail(TEXT, *parts), unlisted="deny") == refused
+
+
+async def test_entries_that_share_broken_data_cost_little_and_hide_nothing() -> None:
+    # Each begins an archive with a name in it, then a bomb that breaks off with an error.
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    data = deflater.compress(zipped("invoice.exe") + bytes(15 << 20)) + deflater.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 9
+    entries = 1800
+    local = [
+        b"PK\3\4" + bytes(4) + b"\x08" + bytes(17) + b"\5\0" + struct.pack("<H", 35 * left) + b"i.zip"
+        for left in reversed(range(entries))
+    ]
+    content = named("a.zip", b"".join(local) + data)
+    assert 'holds "invoice.exe"' in await reply(content)
+    assert (await reply(content, extensions=[], unlisted="deny")).endswith('"a.zip" cannot be looked through')
+
+
+async def test_an_archive_that_is_packed_in_an_unusual_way_counts_as_not_looked_through() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("inner.zip", zipped("invoice.exe"))
+    refused = '554 5.7.1 the archive "a.zip" cannot be looked through'
+    assert await reply(named("a.zip", file.getvalue()), unlisted="deny") == refused
 
 
 async def test_encrypted_archives_are_an_option() -> None:

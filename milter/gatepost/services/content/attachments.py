@@ -14,7 +14,7 @@ from gatepost.services.content.file_name import names_of
 from gatepost.services.content.file_type import file_type
 from gatepost.services.content.mime_fault import mime_faults
 from gatepost.services.content.part_tree import ATTACHED, message_leaves
-from gatepost.services.content.zip_names import ZipNames, zip_names
+from gatepost.services.content.zip_names import ZipBudget, ZipNames, zip_names
 
 if TYPE_CHECKING:
     from gatepost.message.mime import Part
@@ -70,9 +70,10 @@ def list_contents(root: Part, *, hashes: bool = False, faults: bool = True) -> C
     for fault, words in islice(mime_faults(root), FAULTS_LIMIT) if faults else ():
         found.setdefault(fault, words)
     attachments = []
+    budget = ZipBudget()
     for part, content, level in message_leaves(root):
         kind = file_type(content)
-        zipped = zip_names(content) if kind == "zip" or b"PK\x05\x06" in content[-65_600:] else None
+        zipped = zip_names(content, budget) if kind == "zip" or b"PK\x05\x06" in content[-65_600:] else None
         if zipped is not None and any(name.lower().endswith("vbaproject.bin") for name in zipped.names):
             kind = "office_macro"
         digest = hashlib.sha256(content).hexdigest() if hashes else ""

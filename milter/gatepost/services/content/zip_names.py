@@ -8,6 +8,7 @@ one file hide nothing.
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,18 +16,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES_LIMIT = 10_000
-"""Entries that are read, nested archives together; each takes two microseconds."""
+"""Entries that are read, of all archives of a message together; each takes two microseconds."""
 
 MARKS_LIMIT = 5 * NAMES_LIMIT
 """Marks of entries that are looked at: each name has two, and a stranger may write nothing but marks."""
 
 UNPACKED_LIMIT = 16 << 20
-"""Bytes that are unpacked of one attachment, to look into archives within it."""
+"""Bytes that are unpacked of one message, to look into archives within its archives."""
 
 DEPTH_LIMIT = 4
 
+_PIECE = 65_536
+"""Bytes that are unpacked at a time; what is broken costs one more at most."""
+
+_LEAST_COST = 4096
+"""Bytes that one attempt to unpack counts for: thousands of entries may share the same few bytes."""
+
 _LOCAL, _CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+_STORED, _DEFLATED = 0, 8
 _ARCHIVES = (".zip", ".jar", ".docx", ".docm", ".xlsx", ".xlsm", ".pptx", ".pptm", ".apk", ".xpi", ".odt", ".ods")
+
+
+@dataclass(slots=True)
+class ZipBudget:
+    """What is left to be spent on the archives of one message: a stranger could attach hundreds of bombs."""
+
+    names: int = NAMES_LIMIT
+    marks: int = MARKS_LIMIT
+    unpacked: int = UNPACKED_LIMIT
 
 
 @dataclass(slots=True)
@@ -38,38 +55,42 @@ class ZipNames:
     is_encrypted: bool = False
     """An entry cannot be read without a password; its name can."""
     is_whole: bool = True
-    """False if there is more than was looked at: too many names, too deep, or too large."""
-    marks: int = 0
-    """Entries seen, with all repetitions."""
+    """False if there is more than was looked at: too many names, too deep, too large, or packed in another way."""
 
 
-def zip_names(content: bytes) -> ZipNames:
+def zip_names(content: bytes, budget: ZipBudget) -> ZipNames:
     """Return the names of all files in the archive; none for what is no archive. Never raises."""
     found = ZipNames()
-    _collect(content, found, DEPTH_LIMIT, [UNPACKED_LIMIT])
+    _collect(content, found, DEPTH_LIMIT, budget)
     return found
 
 
-def _collect(content: bytes, found: ZipNames, depth: int, budget: list[int]) -> None:
+def _collect(content: bytes, found: ZipNames, depth: int, budget: ZipBudget) -> None:
     inner = []
     for mark, flags_at, name_at in ((_LOCAL, 6, 26), (_CENTRAL, 8, 28)):
         for start, flags, name, end in _entries(content, mark, flags_at, name_at):
-            found.marks += 1
-            if len(found.names) >= NAMES_LIMIT or found.marks > MARKS_LIMIT:
+            budget.marks -= 1
+            if budget.names <= 0 or budget.marks < 0:
                 found.is_whole = False
                 return
-            if name and not name.endswith(("/", "\\")):
+            if name and not name.endswith(("/", "\\")) and name not in found.names:
                 found.names[name] = None
+                budget.names -= 1
             found.is_encrypted |= bool(flags & 1)
-            if mark == _LOCAL and not flags & 1 and content[start + 8] == 8 and name.lower().endswith(_ARCHIVES):
-                inner.append(end)
+            if mark == _LOCAL and not flags & 1 and name.lower().endswith(_ARCHIVES):
+                method = content[start + 8]
+                # What is only stored is found by its marks in any case.
+                if method == _DEFLATED:
+                    inner.append(end)
+                elif method != _STORED:
+                    found.is_whole = False
     for place in inner:
-        if not depth or budget[0] <= 0:
+        if not depth or budget.unpacked <= 0:
             found.is_whole = False
             return
-        data = _inflate(content, place, budget[0])
-        budget[0] -= len(data)
-        if budget[0] <= 0:
+        data = _inflate(content, place, budget.unpacked)
+        budget.unpacked -= max(len(data), _LEAST_COST)
+        if budget.unpacked <= 0:
             found.is_whole = False
         _collect(data, found, depth - 1, budget)
 
@@ -90,7 +111,18 @@ def _entries(content: bytes, mark: bytes, flags_at: int, name_at: int) -> Iterat
 
 
 def _inflate(content: bytes, place: int, limit: int) -> bytes:
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(memoryview(content)[place:], limit)
-    except zlib.error:
-        return b""
+    """Return what can be unpacked of the data that begins there, up to where it is broken."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacked: list[bytes] = []
+    with suppress(zlib.error):
+        while limit > 0 and not inflater.eof:
+            packed = inflater.unconsumed_tail
+            if not packed:
+                packed = content[place : place + _PIECE]
+                place += len(packed)
+            data = inflater.decompress(packed, min(limit, _PIECE))
+            if not data and not packed:
+                break
+            unpacked.append(data)
+            limit -= len(data)
+    return b"".join(unpacked)

@@ -308,3 +308,14 @@ def test_memory_does_not_grow_with_the_message(gate: Gate, plugins: str) -> None
     grown = rss_bytes(gate.daemon.pid) - before
     assert grown < 8_000_000
     wait_until(lambda: any(entry.queue_id == identity for entry in gate.postfix.queue()))
+
+
+def test_a_header_of_millions_of_fields_is_refused_and_costs_no_memory(gate: Gate) -> None:
+    gate.use(hooks=PLUGINS["reads"], restart=True)
+    with gate.client(timeout_s=60) as client:
+        queue_id(client.message())
+        before = rss_bytes(gate.daemon.pid)
+        reply = client.message(b"a:\r\n" * 200_000 + b"\r\ntext\r\n.\r\n")
+    assert reply == b"552 5.3.4 the header of the message is too large\r\n"
+    assert rss_bytes(gate.daemon.pid) - before < 16_000_000
+    assert len(gate.queue()) == 1

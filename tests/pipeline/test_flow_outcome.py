@@ -58,6 +58,27 @@ async def test_ok_for_one_field_or_chunk_ends_that_hook_and_no_other() -> None:
     assert [event.split()[0] for event in happened[3:]] == ["body", "post"]
 
 
+LARGE_HEADERS = {
+    "fields": (b"X:\r\n", 10_000),
+    "bytes": (b"X: " + b"x" * 1019 + b"\r\n", 1024),
+}
+
+
+@pytest.mark.parametrize("of", LARGE_HEADERS)
+async def test_a_header_that_is_too_large_is_refused_before_any_content_hook(of: str) -> None:
+    field, most = LARGE_HEADERS[of]
+    async with gate(Chooser, Late, Listener, content={"disagree": "lenient"}) as made:
+        client = made.client()
+        for count, code in ((most, 250), (most + 1, 552)):
+            happened.clear()
+            await client.mail()
+            for recipient in ("a@example.org", "b@example.org"):
+                await client.rcpt(recipient)
+            assert (await client.data(field * count + b"\r\nx\r\n")).code == code
+            kinds = [event.split()[0] for event in happened]
+            assert (kinds.count("post"), kinds.count("deny")) == ((2, 0) if code == 250 else (0, 1))
+
+
 @pytest.mark.parametrize("size", [0, 100, SMALL_BODY_BYTES * 2])
 async def test_the_body_hook_gets_all_of_the_body_in_pieces_of_64_kib_at_most(size: int) -> None:
     async with gate(Reader) as made:

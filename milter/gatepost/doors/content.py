@@ -15,6 +15,7 @@ import structlog
 from gatepost.deadline import Deadline
 from gatepost.doors.crossing import LateError
 from gatepost.doors.milter_edit import apply_edit
+from gatepost.message.header import FIELDS_LIMIT, SIZE_LIMIT_BYTES
 from gatepost.message.message import BodyWriter, Header, Headers, Message
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ContentSession:
         self._crossing = crossing
         self._lease: Lease | None = None
         self._fields: list[Header] = []
+        self._header_size = 0
         self._body: BodyWriter | None = None
         self._is_whole = True
 
@@ -70,8 +72,11 @@ class ContentSession:
         return milter.CONTINUE
 
     def header(self, name: str, value: bytes) -> None:
-        """Collect a header field."""
-        self._fields.append(Header(name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")))
+        """Collect a header field; of a header that is too large, which is refused for that, no more than shows it."""
+        if len(self._fields) <= FIELDS_LIMIT and self._header_size <= SIZE_LIMIT_BYTES:
+            field = Header(name, value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+            self._fields.append(field)
+            self._header_size += field.size
 
     def body(self, chunk: bytes) -> None:
         """Collect a piece of the body."""
@@ -121,6 +126,7 @@ class ContentSession:
         """Forget the message under way."""
         self._lease = None
         self._fields = []
+        self._header_size = 0
         self._is_whole = True
         if self._body is not None:
             self._body.close()

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 VALUE_LIMIT_BYTES = 60_000
 """Of an edit: Postfix cuts a field at header_size_limit (102,400), and libmilter's packets hold 65,535."""
 
+FIELDS_LIMIT = 10_000
+"""Of a header: mail has a few hundred at most, but ten megabytes could hold three million, each of which costs."""
+
+SIZE_LIMIT_BYTES = 1 << 20
+"""Of a header, as Exim's header_maxsize: it is held in memory, where the body is not."""
+
 _LINE_LIMIT = 78
 """Columns (RFC 5322 section 2.1.1): longer lines are folded where there is white space."""
 
@@ -76,6 +82,11 @@ class Header:
         text = self.raw.replace(b"\r\n", b"").decode("utf-8", "replace")
         return decode_words(text).translate(_CONTROL).strip()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole field."""
+        return len(self.name) + len(self.raw) + 3
+
     def is_named(self, name: str) -> bool:
         """Tell whether this is a `name` field, whatever the case."""
         return self.name.lower() == name.lower()
@@ -100,6 +111,11 @@ class Headers:
     def parse(cls, data: bytes) -> Headers:
         """Read fields up to the empty line, the end, or a line that is no field."""
         return cls(scan_fields(data, 0, len(data))[0])
+
+    @property
+    def is_too_large(self) -> bool:
+        """True for a header that nobody sends in earnest: beyond FIELDS_LIMIT or SIZE_LIMIT_BYTES."""
+        return len(self) > FIELDS_LIMIT or sum(field.size for field in self._fields) > SIZE_LIMIT_BYTES
 
     def get(self, name: str) -> str | None:
         """Return the text of the first `name` field; None if there is none."""

@@ -10,6 +10,7 @@ Knows no sockets. The proxy and content doors call it, and so does `gatepost.tes
 - Recipients disagree when options of a plugin with data or content hooks differ. Then the client is asked to send them
   apart (452), up to a limit, because the front counts our refusals as client errors; or each set of options is a run.
 - A message with several runs is refused only if every run refuses. Edits come from the first run that accepts.
+- A header that is too large is refused before any plugin sees it.
 - Every recipient offered ends with exactly one outcome.
 """
 
@@ -39,6 +40,9 @@ _log = structlog.get_logger("gatepost.transaction")
 
 SEND_APART = DenySoft("please send this recipient's copy apart", enhanced="4.5.3", code=452)
 """RFC 5321 section 4.5.3.1.10: 452 asks for a further transaction for the recipients left over."""
+
+HEADER_TOO_LARGE = Deny("the header of the message is too large", enhanced="5.3.4", code=552)
+"""Nobody's good mail (`Headers.is_too_large`): it would cost the event loop seconds, and memory without bounds."""
 
 SMALL_BODY_BYTES = 1 << 20
 """Bodies up to this size are in memory, so reading them does not hold up the event loop."""
@@ -209,6 +213,10 @@ class Flow:
     async def content(self, message: Message, deadline: Deadline) -> ContentDecision:
         """Run the content hooks for each run that the data hook did not refuse; every run sees the unedited message."""
         edited: Message | None = None
+        if message.headers.is_too_large:
+            keep(self.transaction, Record("data_headers_end", "gatepost", HEADER_TOO_LARGE, 0.0))
+            for run in self.runs:
+                run.denial = run.denial or Denial("data_headers_end", HEADER_TOO_LARGE)
         for run in self.runs:
             if run.denial is not None:
                 continue

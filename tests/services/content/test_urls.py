@@ -88,6 +88,36 @@ def test_what_is_no_host_is_none(authority: str) -> None:
     assert parse_authority(authority) is None
 
 
+@pytest.mark.parametrize("mark", "\u00bb\u2014\u2019\u201d\u2026\u3001\u3002\u300d\uff01\uff09\uff0c\uff1a")
+def test_punctuation_of_any_language_ends_a_host(mark: str) -> None:
+    assert "a.com" in linked(f"see http://a.com{mark}then")
+    assert "a.com" in linked(f"see http://a.com{mark}")
+
+
+@pytest.mark.parametrize("between", [",", ";", "|", ", "])
+def test_urls_of_a_list_are_all_found(between: str) -> None:
+    assert linked(between.join(f"http://{letter}.com" for letter in "abc")) == ["a.com", "b.com", "c.com"]
+
+
+@pytest.mark.parametrize("label", ["-x", "x-", "--", "a" * 70])
+def test_below_a_label_that_no_rule_allows_the_name_is_found(label: str) -> None:
+    assert linked(f"http://{label}.a.com/") == ["a.com"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["0; http://a.com", "0;url=http://a.com", "5;URL='//a.com/x'", " 0.5 , //a.com", "x;url=//a.com", ";//a.com"],
+)
+def test_a_refresh_is_read_as_browsers_do(content: str) -> None:
+    found = linked(f'<meta http-equiv=refresh content="{content}">', "html")
+    assert found == (["a.com"] if content[0] != ";" else [])
+
+
+@pytest.mark.parametrize("kind", ["calendar", "vcard"])
+def test_folded_lines_of_calendars_and_cards_are_joined(kind: str) -> None:
+    assert linked("URL:http://a.exa\r\n mple.com/\r\nX:http://b.c\r\n\tom/\r\n", kind) == ["a.example.com", "b.com"]
+
+
 def test_urls_within_urls_are_found_and_bounded() -> None:
     assert [host.name for host in hosts_of("http://a.b/" + "http://c.d/" * 500)][:2] == ["a.b", "c.d"]
     assert len(list(hosts_of("http://a.b/" + "http://c.d/" * 500))) < 20

@@ -32,7 +32,10 @@ _DOCTYPE = re.compile(r"<!doctype[^<>]{0,400}>", re.IGNORECASE)
 _BARE = re.compile(r"[^\s>]*+")
 _RAW_END = {name: re.compile(rf"</{name}", re.IGNORECASE) for name in ("style", "script", "xmp", "noembed")}
 _CSS_URL = re.compile(r"(?:url\s{0,20}\(|@import)\s{0,20}[\"']?\s{0,20}([^\s\"')>;]{1,2048})", re.IGNORECASE)
-_REFRESH = re.compile(r"url\s{0,20}=\s{0,20}[\"']?([^\"'>]{1,2048})", re.IGNORECASE)
+# Browsers do without "url=", too: 0; http://...
+_REFRESH = re.compile(
+    r"(?:\A[\s\d.]{1,40}+[;,]\s{0,20}+(?:url\s{0,20}=)?|url\s{0,20}=)\s{0,20}[\"']?([^\"'>]{1,2048})", re.IGNORECASE
+)
 _LONG_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{9,}+")
 _INLINE = frozenset(
     {"b", "strong", "i", "em", "u", "s", "strike", "font", "span", "small", "big", "sub", "sup", "tt", "code", "wbr"}

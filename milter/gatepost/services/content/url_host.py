@@ -33,8 +33,13 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}+):")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _INVISIBLE = re.compile(r"[\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
 _NESTED = re.compile(r"(?i:https?|ftp):[/\\]|(?i:www)\.|aHR0c[\w+/=-]{8,}+")
-_AUTHORITY_END = re.compile(r"[/\\?#]")
-_HOST_END = re.compile(r"\.\.|[\x00-,/:-@\[-^`{-\x7f]")
+_AUTHORITY_END = re.compile(r"[/\\?#]|[,;|](?=(?i:https?|ftp):)")
+_HOST_END = re.compile(
+    r"\.\.|[\x00-,/:-@\[-^`{-\x7f"
+    # Quotes, brackets, dashes and the like of other scripts, which stand behind a URL in a text; no dots.
+    r"\u00a1\u00ab\u00bb\u00bf\u2010-\u2023\u2025-\u205e\u3001\u3003\u3008-\u3011\u3014-\u301f"
+    r"\ufe10-\ufe19\ufe30-\ufe51\ufe54-\ufe6b\uff01-\uff0d\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff60\uff62-\uff64]"
+)
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 _DOTS = re.compile("[\u3002\uff0e\uff61]")
 
@@ -121,8 +126,11 @@ def parse_authority(authority: str) -> Host | None:
     name = unquote(raw) if "%" in raw else raw
     # Of `http://a.example...and so on`, or with a bracket there, mail programs make a link up to that.
     name = to_ascii(_HOST_END.split(_DOTS.sub(".", without_invisible(name)).strip(), maxsplit=1)[0])
-    if not is_host_name(name):
-        return None
+    while not is_host_name(name):
+        # Browsers and DNS take labels that begin or end with a hyphen; what stands behind these is asked about.
+        name = name.partition(".")[2]
+        if "." not in name or _NUMBER.fullmatch(name.rpartition(".")[2]):
+            return None
     if _NUMBER.fullmatch(name.rpartition(".")[2]):
         ip = parse_ipv4(name)
         return None if ip is None else Host(str(ip), ip, bool(at) or str(ip) != raw)

@@ -39,6 +39,9 @@ _NAME = re.compile(
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 _HTML_NAMES = (".htm", ".html", ".xhtml", ".shtml", ".svg")
 _HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "image/svg+xml"})
+_CARDS = frozenset({"text/calendar", "application/ics", "text/vcard", "text/x-vcard", "text/directory"})
+"""Their lines are folded anywhere, in the middle of a host too (RFC 5545 section 3.1, RFC 6350 section 3.2)."""
+
 _HTML_START = re.compile(
     rb"\s{0,200}(?:\xef\xbb\xbf)?\s{0,200}<(?:!doctype\s+html|html|head|body|script|svg)\b", re.IGNORECASE
 )
@@ -94,6 +97,8 @@ def _texts(root: Part) -> Iterator[tuple[str, bool]]:
         name = name or (part.headers.get("Content-Disposition") or "").lower().rstrip("\"' ;")
         if part.content_type in _HTML_TYPES or name.endswith(_HTML_NAMES) or _HTML_START.match(content):
             yield text_of(content, part.charset), True
+        elif part.content_type in _CARDS:
+            yield re.sub(r"\r?\n[ \t]", "", text_of(content, part.charset)), False
         elif part.content_type.startswith("text/"):
             text = text_of(content, part.charset)
             yield (_unflowed(text, part) if part.parameters.get("format", "").lower() == "flowed" else text), False
@@ -149,6 +154,9 @@ def _with_scheme(text: str, rank: int) -> Iterator[tuple[Host, int]]:
         for match in _SCHEMED.finditer(piece):
             for host in hosts_of(match[0].rstrip(".,;:!?)]}")):
                 yield host, DISGUISED if host.is_disguised else rank
+                if host.ip is None and not registered_domains(host.name, known=True) and (other := _named(host.name)):
+                    # The next sentence behind an ideographic full stop, which may also stand within a name.
+                    yield other, rank
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -10,7 +10,9 @@ HOOKS
 OPTIONS
     checks          ["recipients", "return_path"]: what is looked at in mail from <>, of
         recipients      a bounce goes to the one who sent the message, so there is one recipient
-        return_path     a Return-Path field other than <>: it is written on delivery, and tells another sender
+        return_path     a Return-Path field other than <>: it is written on delivery, and tells another sender. Postfix
+                        drops it before a milter sees the message, unless main.cf says otherwise:
+                        message_drop_headers = bcc, content-length, resent-bcc
         content         there must be a sign that a program made it: a report (RFC 6522) or a part of one, the message
                         that it is about, Auto-Submitted (RFC 3834), Precedence, In-Reply-To or References, one of the
                         X- fields of answering machines, or an author such as mailer-daemon, postmaster or noreply. Few

@@ -63,3 +63,21 @@ def test_a_bounce_to_two_recipients_is_refused_at_data_and_one_to_one_passes(gat
         assert client.command(b"DATA") == b"554 5.7.1 a bounce has one recipient, not 2\r\n"
         client.command(b"RSET")
         queue_id(client.message(sender=b""))
+
+
+def test_a_return_path_is_seen_where_postfix_does_not_drop_it(gate: Gate) -> None:
+    gate.use(PLUGINS)
+    content = b"Return-Path: <a@example.net>\r\nFrom: a@example.net\r\n\r\ntext\r\n.\r\n"
+
+    def reply() -> bytes:
+        with gate.client() as client:
+            return client.message(content, sender=b"")
+
+    queue_id(reply())
+    gate.postfix.postconf_edit({"message_drop_headers": "bcc, content-length, resent-bcc"})
+    gate.postfix.reload()
+    try:
+        assert reply() == b"554 5.7.1 this bounce has a Return-Path\r\n"
+    finally:
+        gate.postfix.postconf("-X", "message_drop_headers")
+        gate.postfix.reload()

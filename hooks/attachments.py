@@ -29,20 +29,25 @@ OPTIONS
     faults          what counts as that. By itself:
         repeated_field      two different Content-Type, -Transfer-Encoding or -Disposition fields
         repeated_parameter  boundary, charset, name or filename twice, and different
+        type_syntax         a Content-Type, perhaps of a multipart, with a comment or without semicolon
         boundary_syntax     a boundary with text behind its quotes, a quote that is left open, a backslash
         missing_boundary    a multipart without a boundary, or in which it does not stand
         repeated_boundary   a boundary that is also one of the parts around it
-        boundary_prefix     one that begins as a boundary around it, or the other way round
+        boundary_prefix     one that begins as a boundary around it, or the other way round; or a line that begins as
+                            one and goes on
+        late_parts          parts behind the last boundary
         encoded_multipart   a multipart in base64, or in quoted-printable that hides a boundary
         broken_header       a line in a part's header that is no field, with Content- fields behind
         nul_in_header       a NUL in one of the three fields
         unknown_encoding    an attachment in an encoding that no program knows
         too_deep            multiparts 30 deep
         too_many_parts      1,000 parts
+        partial             a piece of a message (message/partial), which only its reader puts together
                     Not by itself, because careless programs make it, too:
         names_differ        names of one part with different extensions (each is looked at anyway)
         broken_base64       foreign characters, or text behind the end (decoded in spite of it)
         not_closed          a multipart without its last boundary
+        external_body       a part that says where its content is (message/external-body)
     too_large       "allow": a message larger than content.mime_limit, of which nothing is seen
     action          "deny": for names, types and sizes. Here as above: "allow", "deny", "defer", "deny_disconnect",
                     "defer_disconnect"

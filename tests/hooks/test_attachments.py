@@ -285,6 +285,20 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
     ),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; boundary=c")),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; BOUNDARY*=''c")),
+    *(
+        ("type_syntax", mail(TEXT, content_type=f"{kind} boundary=b"))
+        for kind in (
+            "(c) multipart/mixed;",
+            "multipart/mixed (c);",
+            "multipart / mixed;",
+            "multipart/mixed",
+            "multipart/mixed,",
+            '"multipart/mixed";',
+            "; multipart/mixed;",
+            "text/plain multipart/mixed;",
+        )
+    ),
+    ("type_syntax", mail(TEXT, "--b\r\nContent-Type: (c) message/rfc822\r\n\r\nSubject: x\r\n\r\nx")),
     ("boundary_syntax", mail(TEXT, content_type='multipart/mixed; boundary="b"c')),
     ("boundary_syntax", mail(TEXT, content_type='multipart/mixed; boundary="b')),
     ("boundary_syntax", mail(TEXT, content_type='multipart/mixed; boundary="\\b"')),
@@ -295,6 +309,10 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
     ("repeated_boundary", nested("b", "b")),
     ("boundary_prefix", nested("b", "bb")),
     ("boundary_prefix", nested("bb", "b")),
+    ("boundary_prefix", mail(TEXT, "--b junk\r\n\r\nx")),
+    ("boundary_prefix", mail("--bb\r\n\r\nx")),
+    ("late_parts", mail(TEXT, "--b--", TEXT)),
+    ("late_parts", mail("--b--", TEXT)),
     ("encoded_multipart", mail(TEXT, head="Content-Transfer-Encoding: base64\r\n")),
     ("encoded_multipart", mail(TEXT, "=2D-b\r\n\r\nhidden", head=QP)),
     ("broken_header", mail(TEXT, "--b\r\nX: y\r\nno field\r\nContent-Type: text/html\r\n\r\nx")),
@@ -302,9 +320,11 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
     ("unknown_encoding", mail(TEXT, part("Content-Type: image/png", encoding="base65"))),
     ("too_deep", deep(40)),
     ("too_many_parts", mail(*[TEXT] * 1100)),
+    ("partial", mail("x", content_type="message/partial; id=a; number=1; total=2", end="")),
     ("names_differ", mail(TEXT, part("Content-Type: x/y; name=a.txt\r\nContent-Disposition: x; filename=a.pdf"))),
     ("broken_base64", mail(TEXT, part("Content-Type: image/png") + "==\r\nYWJj\r\n")),
     ("not_closed", mail(TEXT, end="")),
+    ("external_body", mail(TEXT, "--b\r\nContent-Type: message/external-body; access-type=URL; URL=x\r\n\r\n")),
 ]
 
 
@@ -334,6 +354,12 @@ UNAMBIGUOUS = [
     nested("----=_Part_1_2.3", "----=_Part_10_2.3"),
     nested("_004_AB_", "_000_AB_"),
     mail(TEXT, TEXT, TEXT),
+    mail(TEXT, TEXT, end="\r\n--b--\r\n\r\n--b--\r\nfooter"),
+    mail("", end="--b--"),
+    mail("This is a multi-part message in MIME format."),
+    mail("x", content_type='text/plain; charset=us-ascii (Plain text); name="multipart/x boundary=.txt"', end=""),
+    mail("x", content_type="text/plain charset=utf-8", end=""),
+    mail("x", content_type="text", end=""),
 ]  # fmt: skip
 
 

@@ -23,27 +23,33 @@ if TYPE_CHECKING:
 MimeFault = Literal[
     "repeated_field",
     "repeated_parameter",
+    "type_syntax",
     "boundary_syntax",
     "missing_boundary",
     "repeated_boundary",
     "boundary_prefix",
+    "late_parts",
     "encoded_multipart",
     "broken_header",
     "nul_in_header",
     "unknown_encoding",
     "too_deep",
     "too_many_parts",
+    "partial",
     "names_differ",
     "broken_base64",
     "not_closed",
+    "external_body",
 ]
 
 MIME_FAULTS: tuple[MimeFault, ...] = get_args(MimeFault)
 
-SERIOUS_FAULTS: tuple[MimeFault, ...] = MIME_FAULTS[:12]
+SERIOUS_FAULTS: tuple[MimeFault, ...] = MIME_FAULTS[:15]
 
 _ONCE = ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition")
 _ONCE_PARAMETERS = frozenset({"boundary", "name", "filename", "charset"})
+_PLAIN_TYPE = re.compile(r"\s*+[^\s()<>@,;:\\\"/\[\]?=]++/[^\s()<>@,;:\\\"/\[\]?=]++\s*+(?:;|\Z)")
+_MAY_HOLD_PARTS = re.compile(r"multipart|message\s*+/|boundary\s*+=", re.IGNORECASE)
 _BOUNDARY = re.compile(r"[;\s]boundary\s*+=\s*+", re.IGNORECASE)
 _GOOD_VALUE = re.compile(r"\"[^\"\\\r\n]{1,200}\"\s*+(?:;|\Z)|[^\s\"\\();,]{1,200}+\s*+(?:;|\Z)")
 _LATE_FIELD = re.compile(rb"\r\nContent-(?:Type|Transfer-Encoding|Disposition)[ \t]*+:", re.IGNORECASE)
@@ -69,7 +75,10 @@ def _header_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
         for field in fields:
             if b"\0" in field.raw:
                 yield "nul_in_header", f"a NUL in {name}"
-            yield from _parameter_faults(name, field.raw.replace(b"\r\n", b"").decode("utf-8", "replace"))
+            value = field.raw.replace(b"\r\n", b"").decode("utf-8", "replace")
+            if name == "Content-Type" and _MAY_HOLD_PARTS.search(value) and not _PLAIN_TYPE.match(value):
+                yield "type_syntax", "a Content-Type that cannot be read in one way only"
+            yield from _parameter_faults(name, value)
     # A line that is no field has ended the header, and fields come after it: some parsers go on.
     if part.path and part.content_start == part.header_end:
         head = part._data[part.header_end - 2 : min(part.end, part.header_end + 4096)]
@@ -94,6 +103,7 @@ def _multipart_faults(part: Part, *, is_attached: bool) -> Iterator[tuple[MimeFa
         yield "missing_boundary", "a multipart without a boundary"
     elif not part.children:
         yield from _why_childless(part, is_attached=is_attached)
+    yield from _line_faults(part)
     if part.encoding == "base64" or (part.encoding == "quoted-printable" and _hides_parts(part)):
         yield "encoded_multipart", f"a multipart in {part.encoding}"
     if part.children and not _is_closed(part) and not is_attached:
@@ -110,6 +120,19 @@ def _why_childless(part: Part, *, is_attached: bool) -> Iterator[tuple[MimeFault
     elif not is_attached and part.raw.strip():
         # Bounces cut the messages that they bring back.
         yield "missing_boundary", "a multipart in which its boundary does not stand"
+
+
+def _line_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
+    """Look for delimiters where, or as, `mime` does not take them for such, but others do."""
+    if not part.parameters.get("boundary", "").rstrip():
+        return
+    data, delimiter = b"\r\n" + part.raw, re.escape(b"\r\n" + _delimiter(part))
+    # RFC 2046 section 5.1.1: it is sufficient that the boundary appears in its entirety following the CRLF.
+    if re.search(delimiter + rb"(?!--)(?![ \t]*+(?:\r\n|\Z))", data):
+        yield "boundary_prefix", "a line that begins as a boundary and goes on"
+    last = re.search(delimiter + b"--", data)
+    if last and re.compile(delimiter + rb"[ \t]*+\r\n").search(data, last.end()):
+        yield "late_parts", "parts behind the last boundary"
 
 
 def _hides_parts(part: Part) -> bool:
@@ -135,6 +158,10 @@ def _boundary_faults(part: Part, outer: tuple[bytes, ...]) -> Iterator[tuple[Mim
 def _leaf_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
     if part.content_type.startswith("multipart/"):
         return
+    if part.content_type == "message/partial":
+        yield "partial", "a piece of a message, which only its reader puts together"
+    if part.content_type == "message/external-body":
+        yield "external_body", "a content that is somewhere else"
     if not is_known_encoding(part) and not part.content_type.startswith("text/"):
         yield "unknown_encoding", "an unknown transfer encoding"
     if part.encoding == "base64" and not is_base64(part.raw):

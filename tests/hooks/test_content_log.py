@@ -255,7 +255,9 @@ async def test_a_large_message_is_not_kept(tmp_path: Path) -> None:
 
 async def test_the_oldest_messages_make_room(tmp_path: Path) -> None:
     (tmp_path / "20200101T000000-old.eml").write_bytes(bytes(300))
-    (tmp_path / "20200101T000000-half.eml.part").write_bytes(bytes(300))
+    half = tmp_path / "20200101T000000-half.eml.part"
+    half.write_bytes(bytes(300))
+    os.utime(half, (0, 0))
     async with gate(content_log={"directory": tmp_path, "directory_limit": 3 * len(MAIL) + 10}) as postfix:
         client, seen = postfix.client(), []
         for _ in range(5):
@@ -265,6 +267,13 @@ async def test_the_oldest_messages_make_room(tmp_path: Path) -> None:
     assert seen[0][0] == "20200101T000000-old.eml"
     assert seen[4][0] == seen[2][-1]
     assert all(name.endswith(".eml") for name in seen[4])
+
+
+async def test_a_message_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    # As at a reload, or a check beside the daemon.
+    (tmp_path / "20260301T000000-now.eml.part").write_bytes(bytes(300))
+    await send(directory=tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".part", ".eml"}
 
 
 async def test_trouble_with_the_directory_holds_up_no_mail(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 SUFFIX = ".eml"
+
+_WRITTEN_S = 3600.0
+"""After so long nobody writes a part any more: its process was killed."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -34,7 +38,10 @@ class MessageArchive:
         self._limit = limit_bytes
         self._kept: deque[tuple[str, int]] = deque()
         for part in directory.glob(f"*{SUFFIX}.part"):
-            part.unlink(missing_ok=True)
+            # A young one is being written: before a reload, or by the daemon beside which this is only a check.
+            with suppress(FileNotFoundError):
+                if part.stat().st_mtime < time.time() - _WRITTEN_S:
+                    part.unlink()
         for path in sorted(directory.glob(f"*{SUFFIX}")):
             with suppress(FileNotFoundError):
                 self._kept.append((path.name, path.stat().st_size))

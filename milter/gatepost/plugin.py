@@ -176,6 +176,8 @@ class Plugin(Generic[O]):
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run what needs the processor for longer than a millisecond in one of the few threads kept for that.
 
+        Give it the message that it is about as an argument: large ones have threads of their own.
+
         For work that ends by itself: parsing, cryptography; a thread cannot be stopped. What waits for servers belongs
         into `async def`, or into a `blocking` plugin.
         """

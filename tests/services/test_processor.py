@@ -8,9 +8,13 @@ from contextvars import ContextVar
 
 import pytest
 
+from gatepost import Address, Message
+from gatepost.message.body import Body
 from gatepost.services.processor import THREADS, in_thread
 
 WAIT_S = 60.0
+SOMEBODY = Address.parse("a@example.org")
+SMALL, LARGE = (Message((), Body(bytes(size)), SOMEBODY, [SOMEBODY]) for size in (1000, 2_000_000))
 caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
@@ -25,7 +29,7 @@ async def test_no_more_work_runs_at_once_than_there_are_threads() -> None:
     running = most = 0
     full = threading.Event()
 
-    def work() -> None:
+    def work(_: Message) -> None:
         nonlocal running, most
         with lock:
             running += 1
@@ -36,9 +40,22 @@ async def test_no_more_work_runs_at_once_than_there_are_threads() -> None:
         with lock:
             running -= 1
 
-    await asyncio.gather(*(in_thread(work) for _ in range(THREADS * 5)))
+    await asyncio.gather(*(in_thread(work, message) for message in (SMALL, LARGE) * THREADS * 5))
 
     assert most == THREADS
+
+
+async def test_a_small_message_waits_for_no_large_one() -> None:
+    release = threading.Event()
+
+    def work(_: Message) -> None:
+        release.wait(WAIT_S)
+
+    busy = [asyncio.ensure_future(in_thread(work, LARGE)) for _ in range(THREADS * 2)]
+    await in_thread(bytes, SMALL.headers)
+    assert not any(future.done() for future in busy)
+    release.set()
+    await asyncio.gather(*busy)
 
 
 async def test_work_that_nobody_waits_for_any_more_is_never_begun() -> None:

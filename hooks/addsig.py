@@ -81,6 +81,7 @@ class Addsig(Plugin[Options]):
     """Knows the signatures by file."""
 
     blocking = True
+    threads = 2  # it computes: more would only take turns with all that the daemon does
 
     def init(self) -> None:
         self._files: dict[Path, WatchedFile[str]] = {}
@@ -256,6 +257,9 @@ def html_block(signature: str, codec: str, options: Options) -> str:
 def html_end(text: str) -> int:
     """Return where HTML ends for its reader: before the last </body>, else before </html>, else the end."""
     for tag in HTML_ENDS:
-        if found := list(tag.finditer(text)):
-            return found[-1].start()
+        last = None
+        for found in tag.finditer(text):
+            last = found.start()
+        if last is not None:
+            return last
     return len(text)

@@ -1,8 +1,9 @@
 """attachments: refuses messages with files that are dangerous by name or by what they are, and with ambiguous MIME.
 
 All names that a part has are looked at, decoded; what a file is, by its first bytes; and the names inside of zip
-archives, archives in them, and attached messages. Ambiguous MIME is what two programs read differently: it is how
-attachments get past virus scanners.
+archives, archives in them, winmail.dat (TNEF), and attached messages. Files that stand uuencoded in a text, without any
+MIME, are attachments to many mail programs, and so they are here. Ambiguous MIME is what two programs read differently:
+it is how attachments get past virus scanners.
 
 HOOKS
     data_post   a scanner: it runs side by side with those that stand next to it
@@ -16,9 +17,10 @@ OPTIONS
     names           []: further names that are refused, with * and ?, without regard to case: "invoice*.htm"
     types           ["executable", "shortcut"]: refused for what they are, whatever they are called. Of: executable,
                     script, shortcut, java, installer, disk_image, zip, rar, 7z, ace, arj, lzh, cab, gzip, bzip2, xz,
-                    zstd, tar, ole, office_macro, onenote, help, pdf, rtf, html, message
-    archives        true: the same holds for the names within zip archives, and Office documents with them; what they
-                    are is not looked at there. Names in other archives are not seen: refuse their types, if that counts
+                    zstd, tar, tnef, ole, office_macro, onenote, help, pdf, rtf, html, message
+    archives        true: the same holds for the names within zip archives, Office documents with them, and
+                    winmail.dat; what they are is not looked at there. Names in other archives are not seen: refuse
+                    their types, if that counts
     encrypted       "allow": a zip archive that needs a password
     unlisted        "allow": a zip archive with more in it than is looked at: 10,000 names and 16 MiB, of all archives
                     of a message together, archives 5 deep; or with one in it that is packed in an unusual way

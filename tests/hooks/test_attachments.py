@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import io
 import struct
 import zipfile
@@ -232,6 +233,50 @@ async def test_an_archive_that_is_packed_in_an_unusual_way_counts_as_not_looked_
     assert await reply(named("a.zip", file.getvalue()), unlisted="deny") == refused
 
 
+def tnef(title: bytes, long_name: bytes = b"", kind: int = 0x1F) -> bytes:
+    """A winmail.dat with one file; tnefparse 1.4.0 reads the same names in it."""
+
+    def attribute(identifier: int, data: bytes) -> bytes:
+        return struct.pack("<BII", 2, identifier, len(data)) + data + struct.pack("<H", sum(data) & 0xFFFF)
+
+    name = struct.pack("<IIII", 1, 0x37070000 | kind, 1, len(long_name)) + long_name
+    return (
+        b"\x78\x9f\x3e\x22\1\0"
+        + attribute(0x18010, title + b"\0")
+        + attribute(0x6800F, PROGRAM)
+        + attribute(0x69005, name)
+    )
+
+
+async def test_names_in_winmail_dat_count() -> None:
+    held = '554 5.7.1 the archive "winmail.dat" holds "{}", which is of a kind that is not accepted here (exe)'
+    long = ("Rechnung.exe".encode("utf-16-le") + b"\0\0", b"Rechnung.exe\0")
+    assert await reply(named("winmail.dat", tnef(b"invoice.exe"))) == held.format("invoice.exe")
+    assert await reply(named("winmail.dat", tnef(b"RECHNU~1", long[0]))) == held.format("Rechnung.exe")
+    assert await reply(named("winmail.dat", tnef(b"RECHNU~1", long[1], 0x1E))) == held.format("Rechnung.exe")
+    assert await reply(named("winmail.dat", tnef(b"invoice.pdf", b"\xff" * 9))) == "250"
+    assert await reply(named("winmail.dat", tnef(b"invoice.exe")), archives=False) == "250"
+    assert await reply(named("a.dat", tnef(b"a.pdf")), types=["tnef"]) == kind("a.dat", "tnef")
+
+
+UUENCODED = b"".join(binascii.b2a_uu(PROGRAM[at : at + 45]) for at in range(0, len(PROGRAM), 45)).decode()
+
+
+@pytest.mark.parametrize("line_end", ["\r\n", "\n"])
+async def test_files_that_stand_uuencoded_in_a_text_count(line_end: str) -> None:
+    def text(name: str) -> bytes:
+        lines = f"see this\n\nbegin 644 {name}\n{UUENCODED}`\nend\nbye\n".replace("\n", line_end)
+        return mail(TEXT, part("Content-Type: text/plain", lines.encode()))
+
+    assert await reply(text("invoice.exe")) == kind("invoice.exe", "exe")
+    assert await reply(text("picture.jpg")) == kind("picture.jpg", "executable")
+    assert await reply(b"\r\nbegin 600 a.exe\r\n#0V%T\r\n") == kind("a.exe", "exe")
+    assert await reply(text("picture.jpg"), types=[]) == "250"
+    assert await reply(b"\r\nbegin 644 the.exe\r\nis how it begins\r\nHello\r\n") == "250"
+    many = b"begin 644 a.txt\r\n#0V%T\r\n" * 1000
+    assert (await reply(b"\r\n" + many)).startswith("554 5.6.0 the message is ambiguous: more files")
+
+
 async def test_encrypted_archives_are_an_option() -> None:
     content = bytearray(zipped("a.txt"))
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -446,6 +491,8 @@ LARGE: dict[str, tuple[bytes, bytes]] = {
     "base64 with padding": (BASE64, b"QUI="),
     "entries of archives": (ZIP, b"PK\x03\x04"),
     "two kinds of entries": (ZIP, b"PK\x03\x04PK\x01\x02" + bytes(30)),
+    "uuencoded files": (b"\r\n", b"begin 644 a\r\n#0V%T\r\n"),
+    "winmail.dat": (ZIP + b"\x78\x9f\x3e\x22\0\0", b"\2\5\x90\6\0\x10\0\0\0\x1e\0\7\x37" + bytes(14)),
     "brackets": (MULTIPART, b'--b\r\nContent-Type: x/y; name="{00000000-' + b"0000-" * 900 + b'"\r\n\r\n'),
 }
 

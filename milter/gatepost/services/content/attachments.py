@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from gatepost.services.content.file_name import names_of
 from gatepost.services.content.file_type import file_type
 from gatepost.services.content.mime_fault import mime_faults
-from gatepost.services.content.part_tree import ATTACHED, message_leaves
+from gatepost.services.content.part_tree import ATTACHED, message_leaves, uuencoded_files
+from gatepost.services.content.tnef_names import tnef_names
 from gatepost.services.content.zip_names import ZipBudget, ZipNames, zip_names
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 FAULTS_LIMIT = 1000
 """A message can have one for each of its parts, again and again."""
+
+UUENCODED_LIMIT = 1000
+"""Files in texts, all texts together: as many as parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Attachment:
     level: int
     """How many attached messages it stands in."""
     zipped: ZipNames | None
-    """What a zip archive holds; None for what is none."""
+    """What a zip archive or a winmail.dat holds; None for what is neither."""
     sha256: str
     """Of the decoded content; empty where that was not asked for."""
 
@@ -70,14 +74,30 @@ def list_contents(root: Part, *, hashes: bool = False, faults: bool = True) -> C
     for fault, words in islice(mime_faults(root), FAULTS_LIMIT) if faults else ():
         found.setdefault(fault, words)
     attachments = []
-    budget = ZipBudget()
+    budget, uuencoded_left = ZipBudget(), UUENCODED_LIMIT
     for part, content, level in message_leaves(root):
-        kind = file_type(content)
-        zipped = zip_names(content, budget) if kind == "zip" or b"PK\x05\x06" in content[-65_600:] else None
-        if zipped is not None and any(name.lower().endswith("vbaproject.bin") for name in zipped.names):
-            kind = "office_macro"
-        digest = hashlib.sha256(content).hexdigest() if hashes else ""
-        attachments.append(
-            Attachment(tuple(names_of(part)), part.content_type, kind, len(content), level, zipped, digest)
-        )
+        attachments.append(_attachment(tuple(names_of(part)), part.content_type, content, level, budget, hashes=hashes))
+        if part.content_type == "text/plain":
+            for name, file in islice(uuencoded_files(content), uuencoded_left):
+                attachments.append(_attachment((name,), "application/octet-stream", file, level, budget, hashes=hashes))
+                uuencoded_left -= 1
+    if not uuencoded_left and faults:
+        found.setdefault("too_many_parts", "more files in its texts than are looked at")
     return Contents(tuple(attachments), found)
+
+
+def _attachment(
+    names: tuple[str, ...], content_type: str, content: bytes, level: int, budget: ZipBudget, *, hashes: bool
+) -> Attachment:
+    kind = file_type(content)
+    held = None
+    if kind == "tnef":
+        held = ZipNames(dict.fromkeys(islice(tnef_names(content), max(0, budget.names))))
+        budget.names -= len(held.names)
+        held.is_whole = budget.names > 0
+    elif kind == "zip" or b"PK\x05\x06" in content[-65_600:]:
+        held = zip_names(content, budget)
+        if any(name.lower().endswith("vbaproject.bin") for name in held.names):
+            kind = "office_macro"
+    digest = hashlib.sha256(content).hexdigest() if hashes else ""
+    return Attachment(names, content_type, kind, len(content), level, held, digest)

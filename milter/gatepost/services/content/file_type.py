@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 FileType = Literal[
     "executable", "script", "shortcut", "java", "installer", "disk_image", "zip", "rar", "7z", "ace", "arj", "lzh",
-    "cab", "gzip", "bzip2", "xz", "zstd", "tar", "ole", "office_macro", "onenote", "help", "pdf", "rtf", "html",
+    "cab", "gzip", "bzip2", "xz", "zstd", "tar", "tnef", "ole", "office_macro", "onenote", "help", "pdf", "rtf", "html",
     "message",
 ]  # fmt: skip
 
@@ -40,6 +40,7 @@ _MAGIC: tuple[tuple[int, bytes, FileType], ...] = (
     (0, b"\xfd7zXZ\0", "xz"),
     (0, b"\x28\xb5\x2f\xfd", "zstd"),
     (257, b"ustar", "tar"),
+    (0, b"\x78\x9f\x3e\x22", "tnef"),
     (0x8001, b"CD001", "disk_image"),
     (0, b"vhdxfile", "disk_image"),
     (0, b"conectix", "disk_image"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from gatepost.message.header import Headers, scan_fields
@@ -31,6 +32,7 @@ ATTACHED = frozenset({"message/rfc822", "message/global", "message/news"})
 
 _NO_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 _STRAY_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,255})\r?\n([!-M])([ -`]{0,62}+)\r?$", re.MULTILINE)
 _CODEC = re.compile(r"[A-Za-z0-9][\w.:-]{0,40}")
 _NO_CHARSET = frozenset({"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"})
 """Codecs of Python that no mail program has; punycode takes time by the square of the length."""
@@ -119,6 +121,22 @@ def is_base64(data: bytes) -> bool:
 def is_known_encoding(part: Part) -> bool:
     """Return True if mail programs know how to decode the part."""
     return part.encoding in IDENTITY | {"quoted-printable", "base64"}
+
+
+def uuencoded_files(text: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the files in a text that mail programs show as attachments, without any MIME."""
+    begins = (match for match in _UU_BEGIN.finditer(text) if _is_uu_line(match[2], match[3]))
+    for begin, following in pairwise(chain(begins, (None,))):
+        assert begin is not None
+        limit = following.start() if following else len(text)
+        end = text.find(b"\nend", begin.end(), limit)
+        yield begin[1].decode("utf-8", "replace").strip(), _decode_uu(text[begin.start(2) : limit if end < 0 else end])
+
+
+def _is_uu_line(first: bytes, rest: bytes) -> bool:
+    """Return True for a line as long as its first character says; blanks at its end may be lost, or one too many."""
+    needed = (first[0] - 0x20 + 2) // 3 * 4
+    return needed - 4 <= len(rest) <= needed + 1
 
 
 def _decode_uu(data: bytes) -> bytes:

@@ -10,10 +10,10 @@ HOOKS
 
 OPTIONS
     extensions      refused as the last extension of a name, in lower case and without the dot. What Gmail refuses, and
-                    what Windows runs when it is opened: ade adp apk appx appxbundle bat cab chm cmd com cpl diagcab
-                    diagcfg diagpkg dll dmg ex_ exe gadget hta img ins iso isp jar jnlp js jse lib library-ms lnk mde
-                    mjs msc msi msix msixbundle msp mst nsh pif ps1 reg scf scr sct settingcontent-ms shb sys vb vbe vbs
-                    vhd vhdx vxd website wsc wsf wsh xll
+                    what Windows runs when it is opened: ade adp apk application appref-ms appx appxbundle bat cab chm
+                    cmd com cpl diagcab diagcfg diagpkg dll dmg ex_ exe gadget hlp hta img ins iso isp jar jnlp js jse
+                    lib library-ms lnk mde mjs msc msi msix msixbundle msp mst msu nsh pif ps1 reg scf scr sct search-ms
+                    settingcontent-ms shb shs sys vb vbe vbs vhd vhdx vxd website wsc wsf wsh xll
     names           []: further names that are refused, with * and ?, without regard to case: "invoice*.htm"
     types           ["executable", "shortcut"]: refused for what they are, whatever they are called. Of: executable,
                     script, shortcut, java, installer, disk_image, zip, rar, 7z, ace, arj, lzh, cab, gzip, bzip2, xz,
@@ -104,11 +104,12 @@ if TYPE_CHECKING:
     from gatepost import Attachment, Contents, Message, Transaction, Verdict
 
 EXTENSIONS = (
-    *("ade", "adp", "apk", "appx", "appxbundle", "bat", "cab", "chm", "cmd", "com", "cpl", "diagcab", "diagcfg"),
-    *("diagpkg", "dll", "dmg", "ex_", "exe", "gadget", "hta", "img", "ins", "iso", "isp", "jar", "jnlp", "js", "jse"),
-    *("lib", "library-ms", "lnk", "mde", "mjs", "msc", "msi", "msix", "msixbundle", "msp", "mst", "nsh", "pif", "ps1"),
-    *("reg", "scf", "scr", "sct", "settingcontent-ms", "shb", "sys", "vb", "vbe", "vbs", "vhd", "vhdx", "vxd"),
-    *("website", "wsc", "wsf", "wsh", "xll"),
+    *("ade", "adp", "apk", "application", "appref-ms", "appx", "appxbundle", "bat", "cab", "chm", "cmd", "com"),
+    *("cpl", "diagcab", "diagcfg", "diagpkg", "dll", "dmg", "ex_", "exe", "gadget", "hlp", "hta", "img", "ins"),
+    *("iso", "isp", "jar", "jnlp", "js", "jse", "lib", "library-ms", "lnk", "mde", "mjs", "msc", "msi", "msix"),
+    *("msixbundle", "msp", "mst", "msu", "nsh", "pif", "ps1", "reg", "scf", "scr", "sct", "search-ms"),
+    *("settingcontent-ms", "shb", "shs", "sys", "vb", "vbe", "vbs", "vhd", "vhdx", "vxd", "website"),
+    *("wsc", "wsf", "wsh", "xll"),
 )
 
 SHOWN = 100

@@ -92,6 +92,7 @@ async def test_ordinary_attachments_pass(name: str) -> None:
         ("..exe", "exe"),
         ("invoice.\u200bexe", "exe"),
         ("x.search.library-ms", "library-ms"),
+        ("setup.appref-ms", "appref-ms"),
     ],
 )
 async def test_dangerous_extensions_are_refused(name: str, by: str) -> None:

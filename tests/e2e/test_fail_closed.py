@@ -11,6 +11,7 @@ from tests.e2e.postfix_rig import SmtpClient, queue_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.e2e.gate import Gate
 
@@ -220,3 +221,30 @@ def test_more_clients_than_allowed_are_told_so(gate: Gate) -> None:
         queue_id(first.content(MESSAGE))
     gate.wait_until_idle()
     queue_id(gate.send())
+
+
+# The disk
+
+
+LARGE = b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 30_000 + b".\r\n"
+
+
+def test_a_message_for_which_there_is_no_place_is_deferred_and_the_log_says_so_once(gate: Gate, tmp_path: Path) -> None:
+    place = tmp_path / "spool"
+    place.mkdir()
+    gate.daemon.stop()
+    gate.daemon.environment["TMPDIR"] = str(place)
+    try:
+        gate.use(hooks={"reads": plugin("body", "pass")})
+        queue_id(gate.send(LARGE))
+        place.rmdir()
+        seen = gate.daemon.log_size()
+        with gate.client() as client:
+            assert client.message(LARGE).startswith(b"451 ")
+            queue_id(client.message())
+        log = gate.daemon.log(seen)
+        assert log.count("message cannot be kept, deferred") == 1
+        assert f"directory={place}" in log
+    finally:
+        gate.daemon.stop()
+        del gate.daemon.environment["TMPDIR"]

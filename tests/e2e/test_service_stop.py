@@ -313,3 +313,11 @@ def test_the_least_front_timeout_is_what_is_tested() -> None:
     assert ProxySection(front_timeout=LEAST_FRONT_TIMEOUT_S).front_timeout == LEAST_FRONT_TIMEOUT_S
     with pytest.raises(ValueError, match="greater than or equal to 20"):
         ProxySection(front_timeout=LEAST_FRONT_TIMEOUT_S - 1)
+
+
+def test_threads_that_have_computed_and_are_idle_keep_nobody_waiting(gate: Gate) -> None:
+    gate.use('[[plugin]]\nname = "attachments"\n')
+    queue_id(gate.send())
+    seen = gate.daemon.log_size()
+    gate.daemon.stop()
+    assert "left behind" not in gate.daemon.log(seen)

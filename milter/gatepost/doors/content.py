@@ -7,6 +7,7 @@ edit each. A denial is answered generically here; the proxy door gives the clien
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import milter
@@ -79,9 +80,16 @@ class ContentSession:
             self._header_size += field.size
 
     def body(self, chunk: bytes) -> None:
-        """Collect a piece of the body."""
-        if self._body is not None:
+        """Collect a piece of the body; no more of one that cannot be kept, whose message is then deferred."""
+        if self._body is None:
+            return
+        try:
             self._body.write(chunk)
+        except OSError as error:
+            _log.error("message cannot be kept, deferred", problem=str(error), directory=tempfile.gettempdir())
+            self._body.close()
+            self._body = None
+            self.fail()
 
     def fail(self) -> None:
         """Take note that something of the message was not collected: it may not pass."""

@@ -29,6 +29,7 @@ from gatepost.ops.demo.commands import demo
 from gatepost.ops.postfix.commands import app as postfix_app
 from gatepost.ops.service import Service
 from gatepost.ops.store_commands import app as store_app
+from gatepost.services import processor
 from gatepost.services.store.store import open_store
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def _event_loop() -> Iterator[asyncio.Runner]:
 
 def _leave_stuck_threads(status: int) -> None:
     """End the process here and now if a hook's thread is stuck: Python would wait for it, for ever."""
+    processor.shutdown()
     threads = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
     for thread in threads:
         thread.join(THREAD_GRACE_S)

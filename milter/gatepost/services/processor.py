@@ -40,3 +40,9 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(
         _for_large if is_large else _for_others, run, work, *arguments
     )
+
+
+def shutdown() -> None:
+    """Let the threads end, each once its work is done; what has not begun is dropped. Nothing can be run afterwards."""
+    for threads in (_for_large, _for_others):
+        threads.shutdown(wait=False, cancel_futures=True)

@@ -39,10 +39,10 @@ OPTIONS
     skip_authenticated  true: the mail of a client that has logged in is not looked at
     skip_whitelisted    true: nor what is whitelisted
 
-    Of a host under a suffix where anybody can register (user.blogspot.com) both domains are looked up. Of one megabyte
-    of text and HTML the rest is not read; a message larger than content.mime_limit is not looked at, and the log says
-    so. In overrides zones are names only: `uribl.zones="a.example, b.example"`. `uribl=off`, `uribl.tag=true` for
-    some recipients in the file of `aliases`.
+    Of a host under a suffix where anybody can register (user.blogspot.com) both domains are looked up. Of a text
+    longer than a megabyte the middle is not read, nor of shorter ones where there are several such; a message larger
+    than content.mime_limit is not looked at. The log says so. In overrides zones are names only:
+    `uribl.zones="a.example, b.example"`. `uribl=off`, `uribl.tag=true` for some recipients in the file of `aliases`.
 
 REPLIES
     554 5.7.1 Service unavailable; linked domain [spam.example] blocked using dbl.example.org; reason

@@ -340,6 +340,18 @@ async def test_a_message_above_the_limit_is_not_looked_at_and_the_log_says_so(se
 async def test_a_megabyte_of_padding_hides_nothing_behind_it(refusal: Refusal) -> None:
     assert await refusal(mail("padding " * 300_000 + "http://spam.example/")) == SPAM
     assert await refusal(mail("http://spam.example/ " + "padding " * 300_000)) == SPAM
+    padding = b"--b\r\n\r\n" + b"padding " * 150_000 + b"\r\n"
+    parts = 3 * padding + b"--b\r\nContent-Type: text/html\r\n\r\n<a href=http://spam.example/>\r\n" + 2 * padding
+    assert await refusal(mail(parts + b"--b--\r\n", "multipart/mixed; boundary=b")) == SPAM
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['filename="=?utf-8?b?YS5odG1s?="', "filename*0=a.ht; filename*1=ml", "filename*=utf-8''a%2Ehtm", "name=a.HTML."],
+)
+async def test_an_attachment_is_html_if_any_of_its_names_says_so(refusal: Refusal, name: str) -> None:
+    head = f"Content-Disposition: attachment; {name}\r\n"
+    assert await refusal(mail("<p>x<a href='http://sp&#97;m.example/'>", "application/octet-stream", head=head)) == SPAM
 
 
 async def test_recipients_may_have_other_options(server: BlockList) -> None:

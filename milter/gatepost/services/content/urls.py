@@ -10,6 +10,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from gatepost.services.content.file_name import names_of, plain_name
 from gatepost.services.content.html_scan import scan_html
 from gatepost.services.content.part_tree import message_leaves, text_of
 from gatepost.services.content.url_host import Host, hosts_of, parse_authority, without_invisible
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from gatepost.message.mime import Part
 
 TEXT_LIMIT = 1 << 20
-"""Characters of text and HTML that are read, of all parts together: a tenth of a second. A newsletter has 100,000."""
+"""Characters of one text or HTML that are read: a tenth of a second. A newsletter has 100,000."""
+
+LEAST_TEXT = 1 << 14
+"""Characters of each text that are read, whatever stands before it; the others share twice TEXT_LIMIT."""
 
 HOST_LIMIT = 2000
 """Different hosts that are kept."""
@@ -67,21 +71,21 @@ class Links(NamedTuple):
 def find_links(root: Part) -> Links:
     """Return the hosts to which the message with that structure links."""
     ranks: dict[Host, int] = {}
-    left = TEXT_LIMIT
+    left = 2 * TEXT_LIMIT
     is_complete = True
     for text, is_html in _texts(root):
-        if len(text) > left:
+        # The end of a text counts as well as its beginning, and the last text as well as the first: nobody is to hide
+        # behind a megabyte of padding.
+        share = max(left // 2, LEAST_TEXT)
+        if len(text) > share:
             is_complete = False
-            # The end of a text counts as well as its beginning: nobody is to hide behind a megabyte of padding.
-            text = text[: left * 3 // 4] + " " + text[len(text) - left // 4 :]
+            text = text[: share * 3 // 4] + " " + text[len(text) - share // 4 :]
         left -= min(left, len(text))
         for host, rank in _hosts_in(text, is_html=is_html):
             known = host._replace(is_disguised=False)
             ranks[known] = min(rank, ranks.get(known, NAME))
             if len(ranks) >= HOST_LIMIT:
                 return Links(_ranked(ranks), is_complete=False)
-        if not left:
-            break
     return Links(_ranked(ranks), is_complete)
 
 
@@ -93,9 +97,8 @@ def _texts(root: Part) -> Iterator[tuple[str, bool]]:
     """Yield the texts, and whether they are HTML."""
     yield root.headers.get("Subject") or "", False
     for part, content, _ in message_leaves(root):
-        name = (part.parameters.get("name") or "").lower()
-        name = name or (part.headers.get("Content-Disposition") or "").lower().rstrip("\"' ;")
-        if part.content_type in _HTML_TYPES or name.endswith(_HTML_NAMES) or _HTML_START.match(content):
+        is_named_so = any(plain_name(name).endswith(_HTML_NAMES) for name in names_of(part))
+        if part.content_type in _HTML_TYPES or is_named_so or _HTML_START.match(content):
             yield text_of(content, part.charset), True
         elif part.content_type in _CARDS:
             yield re.sub(r"\r?\n[ \t]", "", text_of(content, part.charset)), False

@@ -14,7 +14,8 @@ OPTIONS
                     or sent on later is days or weeks old; a clock that was never set says 1970
     future          "2d": so too a Date further ahead than this; a wrong time zone makes up to a day
     from_syntax     true: From must name a mailbox with a domain; if it names several, there must be a Sender (RFC
-                    5322 section 3.6.2): mail programs and DMARC then know whom to believe
+                    5322 section 3.6.2): mail programs and DMARC then know whom to believe. A bounce (from <>) may
+                    come from MAILER-DAEMON without a domain
     action          "deny": what is said: deny, defer, deny_disconnect, defer_disconnect
     skip_authenticated  true: a client that has logged in is not asked: its mail program may leave a Date to be added
                     by the server. Without the edge door nobody is known to have logged in: there, and for devices in
@@ -91,7 +92,7 @@ class HeaderRules(Plugin[Options]):
 
     def data_headers_end(self, transaction: Transaction, headers: Headers) -> Verdict | None:
         options = self.options(transaction)
-        fault = _fault(headers, options)
+        fault = _fault(headers, options, is_bounce=transaction.sender.is_null)
         if fault is None:
             return None
         verdict = denial(options.action, f"the header field {fault}", enhanced="5.6.0")
@@ -99,7 +100,7 @@ class HeaderRules(Plugin[Options]):
         return replace(verdict, code=550) if isinstance(verdict, Deny) else verdict
 
 
-def _fault(headers: Headers, options: Options) -> str | None:
+def _fault(headers: Headers, options: Options, *, is_bounce: bool) -> str | None:
     """Return what is wrong, beginning with the field's name; None if nothing is."""
     counts = Counter(field.name.lower() for field in headers)
     for name in options.require:
@@ -113,7 +114,9 @@ def _fault(headers: Headers, options: Options) -> str | None:
         if fault is not None:
             return f"Date is {fault}"
     if options.from_syntax and "from" in counts:
-        return _from_fault(_text(headers.fields("From")[0]), has_sender="sender" in counts)
+        text = _text(headers.fields("From")[0])
+        # Some programs write MAILER-DAEMON alone, or <>: who gets no bounce never knows.
+        return None if is_bounce and "@" not in text else _from_fault(text, has_sender="sender" in counts)
     return None
 
 

@@ -42,9 +42,9 @@ def config(*options: str) -> str:
     return "\n".join(['[[plugin]]\nname = "headers"', *options])
 
 
-async def reply(rig: Rig, header: bytes, *, login: str | None = None) -> str:
+async def reply(rig: Rig, header: bytes, *, login: str | None = None, sender: str = "a@s.example") -> str:
     client = rig.gate.client("192.0.2.1", login=login)
-    await client.mail("a@s.example")
+    await client.mail(sender)
     await client.rcpt("b@example.org")
     answer = await client.data(header + b"\r\ntext\r\n")
     return "250" if answer.code == 250 else answer.encode().decode().strip()
@@ -228,6 +228,17 @@ async def test_a_from_without_a_mailbox_is_refused(load: LoadRig, author: str) -
     rig = await load(config())
 
     assert await reply(rig, DATE + f"From: {author}\r\n".encode()) == fault("From names no mailbox with a domain")
+
+
+async def test_a_bounce_may_come_from_a_program_without_a_domain(load: LoadRig) -> None:
+    rig = await load(config())
+
+    for author in ("<>", "", "MAILER-DAEMON (Mail Delivery System)", "Mail Delivery Subsystem <MAILER-DAEMON>"):
+        header = DATE + f"From: {author}\r\n".encode()
+        assert await reply(rig, header, sender="") == "250"
+        assert await reply(rig, header) == fault("From names no mailbox with a domain")
+    for other in ("@", '"Bob <bob@example.org>', "a@b.example, c@d.example"):
+        assert await reply(rig, DATE + f"From: {other}\r\n".encode(), sender="") != "250"
 
 
 @pytest.mark.parametrize("authors", SEVERAL_AUTHORS)

@@ -81,3 +81,11 @@ def test_a_return_path_is_seen_where_postfix_does_not_drop_it(gate: Gate) -> Non
     finally:
         gate.postfix.postconf("-X", "message_drop_headers")
         gate.postfix.reload()
+
+
+def test_no_message_that_postfix_takes_by_default_is_too_large_to_be_looked_at(gate: Gate) -> None:
+    limit = int(gate.postfix.postconf("-d", "-h", "message_size_limit"))
+    gate.use(PLUGINS)
+    content = mail("invoice%2Eexe")
+    padding = (b"x" * 76 + b"\r\n") * ((limit - len(content)) // 78 - 10)
+    assert b"(exe)" in gate.send(content.replace(b"hello", b"hello\r\n" + padding))

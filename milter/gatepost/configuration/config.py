@@ -135,7 +135,7 @@ class ContentSection(Section):
     defer_limit: int = Field(default=8, ge=0)
     """Disagreeing recipients deferred per transaction; the others join as under `lenient`. Keep it below the front's
     smtpd_hard_error_limit (20), which counts them."""
-    mime_limit: Size = 8 << 20
+    mime_limit: Size = 10 << 20
     """The largest message whose MIME structure is parsed."""
 
 

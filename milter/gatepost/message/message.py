@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Body", "BodyWriter", "Edit", "Header", "Headers", "Message", "Part"]
 
-MIME_LIMIT_BYTES = 8 << 20
-"""The default of content.mime_limit: parsing takes 20 ms a MiB and several times the memory."""
+MIME_LIMIT_BYTES = 10 << 20
+"""The default of content.mime_limit: above Postfix's own limit of messages (10,240,000), lest padding hide anything.
+Parsing takes 20 ms a MiB and several times the memory."""
 
 _SHOWN = 80
 """Characters of a value in a summary: log lines stay readable."""

@@ -163,6 +163,14 @@ def test_an_inner_service_with_fewer_processes_than_gatepost_may_need(site: Site
     mended(site, site.inner, "process_limit", "maxproc is -, which is default_process_limit = 50")
 
 
+@pytest.mark.parametrize("limit", ["20000000", "0"])
+def test_messages_of_which_plugins_do_not_see_the_parts_are_a_note(site: Site, limit: str) -> None:
+    site.main(f"message_size_limit = {limit}")
+    assert site.on_paper() == []
+    site.configure('[[plugin]]\nname = "attachments"\n')
+    mended(site, site.front, "message_size_limit", "no plugin sees the MIME parts", "note")
+
+
 def test_a_front_timeout_below_postfix_own_is_a_note(site: Site) -> None:
     site.configure(proxy='front_timeout = "60s"')
     mended(site, GATEPOST, "proxy.front_timeout", "is below", "note")

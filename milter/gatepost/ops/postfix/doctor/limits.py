@@ -1,4 +1,4 @@
-"""Numbers that must fit together: processes and sessions, and the errors that a client may make."""
+"""Numbers that must fit together: processes and sessions, the size of messages, the errors that a client may make."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _ROOM = 12
 
 
 def find(facts: Examination) -> Iterator[Finding]:
-    """Look at the process limits, then at the error limits."""
+    """Look at the process limits, then at the sizes, then at the error limits."""
     yield from _processes(facts)
+    yield from _sizes(facts)
     listing = facts.roster.disagreeing
     content = facts.config.content
     if listing is not None and content.disagree == "defer-rest" and content.defer_limit:
@@ -63,6 +64,26 @@ def _processes(facts: Examination) -> Iterator[Finding]:
             "set no limit (0): the fronts' are enough",
             facts.remedies.apply(),
         )
+
+
+def _sizes(facts: Examination) -> Iterator[Finding]:
+    if not facts.config.plugins:
+        return
+    name, limit = "message_size_limit", facts.config.content.mime_limit
+    for front in facts.fronts:
+        largest = front.text(name)
+        if largest.isdecimal() and not 0 < int(largest) <= limit:
+            yield Finding(
+                front.key,
+                name,
+                f"{front.shown(name)}: of messages above content.mime_limit = {limit} no plugin sees the MIME parts, "
+                "such as attachments and links",
+                "raise content.mime_limit, or take no larger messages",
+                facts.remedies.set_key("content.mime_limit", largest)
+                if int(largest)
+                else facts.remedies.set_main(name, str(limit)),
+                "note",
+            )
 
 
 def _column(smtpd: Smtpd) -> str:

@@ -24,6 +24,7 @@ PARAMETERS = (
     "local_transport",
     "mail_owner",
     "mail_version",
+    "message_size_limit",
     "milter_command_timeout",
     "milter_connect_timeout",
     "milter_content_timeout",

@@ -119,7 +119,7 @@ def with_seal(content: bytes, old: bytes, new: bytes) -> bytes:
         (ONE.replace(b"i=1;", b"i=\xff;"), "the signature is not UTF-8"),
         (ONE.replace(b"i=1;", b"i=2;"), "arc-authentication-results is missing for instance 1"),
         (b"ARC-Authentication-Results: i=2; x; none\r\n" + ONE, "arc-message-signature is missing for instance 2"),
-        (b"ARC-Seal: i=1\r\n" * 10_000 + MESSAGE, "ARC-Seal stands there twice for instance 1"),
+        (b"ARC-Seal: i=1\r\n" * 9_900 + MESSAGE, "ARC-Seal stands there twice for instance 1"),
         (
             b"ARC-Authentication-Results:" + b" \t" * 50_000 + b"\r\n" + MESSAGE,
             "ARC-Authentication-Results has no instance number",

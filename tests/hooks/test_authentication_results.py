@@ -273,11 +273,11 @@ async def test_who_has_logged_in_forges_nothing_either() -> None:
 
 
 @pytest.mark.timeout(30)
-async def test_forged_fields_are_removed_from_a_hundred_thousand() -> None:
+async def test_forged_fields_are_removed_from_as_many_as_a_header_has() -> None:
     own = b"Authentication-Results: mx.example.org; dmarc=pass"
-    others = [b"Authentication-Results: other; spf=pass"] * 100_000
+    others = [b"Authentication-Results: other; spf=pass"] * 9_900
     found = await fields(*([own] * 25), *others, *([own] * 25))
-    assert found == [b" mx.example.org;\r\n\tnone", *[b" other; spf=pass"] * 100_000]
+    assert found == [b" mx.example.org;\r\n\tnone", *[b" other; spf=pass"] * 9_900]
 
 
 async def test_more_forged_fields_than_postfix_could_remove_in_time_are_refused() -> None:

@@ -313,11 +313,11 @@ async def test_what_a_stranger_writes_does_not_get_into_a_result_unchecked() -> 
 @pytest.mark.parametrize(
     "content",
     [
-        signature(h="from:" + ":".join(f"x{n % 7}" for n in range(480))) + b"X1: a\r\n" * 50_000 + MESSAGE,
+        signature(h="from:" + ":".join(f"x{n % 7}" for n in range(480))) + b"X1: a\r\n" * 9_900 + MESSAGE,
         b"DKIM-Signature: v=1; b" + b" " * 16_000 + b"x; a=rsa-sha256\r\n" + MESSAGE,
         b"DKIM-Signature: v=1; b=" + b"\r\n " * 5_000 + b"\xc3\xa9; a=rsa-sha256\r\n" + MESSAGE,
         b"DKIM-Signature: " + b";" * 16_000 + b"\r\n" + MESSAGE,
-        b"DKIM-Signature: v=1\r\n" * 20_000 + MESSAGE,
+        b"DKIM-Signature: v=1\r\n" * 9_900 + MESSAGE,
         signature(h="from" + " " * 15_000 + ":to") + MESSAGE,
         signature(names=("from",)) + MESSAGE[:30] + b"X:" + b" \t" * 40_000 + b"\r\n\r\n" + b" \t" * 500_000,
     ],

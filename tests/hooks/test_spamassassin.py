@@ -214,8 +214,6 @@ async def test_more_old_fields_than_can_be_dropped_are_refused(spamd: Spamd) -> 
     assert (await sent(spamd, many + HAM))[0] == "554 5.6.0 too many X-Spam header fields"
     assert (await sent(spamd, many + HAM, action="allow"))[0] == "554 5.6.0 too many X-Spam header fields"
     assert (await sent(spamd, many + HAM, old_headers="keep"))[0] == "250"
-    long = b"X-Spam-1: no\r\n" * 20 + b"X-Spam-%d: no\r\n" * 10 % tuple(range(2, 12)) + b"X: y\r\n" * 50_000
-    assert (await sent(spamd, long + HAM))[0] == "554 5.6.0 too many X-Spam header fields"
     reply, client = await sent(spamd, many.replace(b"X-Spam-50: no\r\n", b"") + HAM, headers=[])
     assert (reply, list(header(client))) == ("250", ["Subject"])
 

@@ -361,6 +361,7 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
     ("late_parts", mail("--b--", TEXT)),
     ("encoded_multipart", mail(TEXT, head="Content-Transfer-Encoding: base64\r\n")),
     ("encoded_multipart", mail(TEXT, "=2D-b\r\n\r\nhidden", head=QP)),
+    ("encoded_multipart", mail(TEXT, "eA==", "--=\r\nb\r\n\r\nhidden", head=QP)),
     ("broken_header", mail(TEXT, "--b\r\nX: y\r\nno field\r\nContent-Type: text/html\r\n\r\nx")),
     ("nul_in_header", mail(TEXT, content_type="multipart/mixed; boundary=b; x=\0")),
     ("unknown_encoding", mail(TEXT, part("Content-Type: image/png", encoding="base65"))),
@@ -390,6 +391,8 @@ UNAMBIGUOUS = [
     b"\r\n--b\r\nno header\r\n",
     mail(TEXT, head="Content-Transfer-Encoding: 8bit\r\n"),
     mail(TEXT, head=QP),
+    mail(TEXT, part("Content-Type: image/png", b"xx"), part("Content-Type: image/png", b"x"), TEXT, head=QP),
+    mail(TEXT, part("Content-Type: image/png", encoding="x-uuencode")),
     mail(TEXT, content_type='multipart/mixed;\r\n\tboundary="----=_NextPart_000_0001_01D9.8A"; charset="x"', end="\r\n"
          '------=_NextPart_000_0001_01D9.8A\r\n\r\nx\r\n------=_NextPart_000_0001_01D9.8A--'),
     mail(TEXT, content_type="multipart/mixed; boundary=b ; charset=utf-8"),

@@ -137,8 +137,8 @@ def _line_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
 
 def _hides_parts(part: Part) -> bool:
     delimiter = b"\n" + _delimiter(part)
-    decoded = b"\n" + binascii.a2b_qp(part.raw)
-    return decoded.count(delimiter) != (b"\n" + part.raw).count(delimiter)
+    # Each part by itself: base64 that ends with "=" would else be joined with the delimiter behind it.
+    return any(delimiter in binascii.a2b_qp(piece) for piece in (b"\n" + part.raw).split(delimiter))
 
 
 def _boundary_faults(part: Part, outer: tuple[bytes, ...]) -> Iterator[tuple[MimeFault, str]]:

@@ -30,6 +30,9 @@ RUN_LIMIT = 1000
 
 ATTACHED = frozenset({"message/rfc822", "message/global", "message/news"})
 
+UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "x-uue"})
+"""Older than MIME's own, and still sent."""
+
 _NO_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 _STRAY_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,255})\r?\n([!-M])([ -`]{0,62}+)\r?$", re.MULTILINE)
@@ -93,7 +96,7 @@ def forgiving_content(part: Part) -> bytes:
             return binascii.a2b_qp(part.raw)
         case "base64":
             return decode_base64(part.raw)
-        case "x-uuencode" | "uuencode" | "x-uue":
+        case encoding if encoding in UU_ENCODINGS:
             return _decode_uu(part.raw)
         case _:
             return part.raw
@@ -120,7 +123,7 @@ def is_base64(data: bytes) -> bool:
 
 def is_known_encoding(part: Part) -> bool:
     """Return True if mail programs know how to decode the part."""
-    return part.encoding in IDENTITY | {"quoted-printable", "base64"}
+    return part.encoding in IDENTITY | UU_ENCODINGS | {"quoted-printable", "base64"}
 
 
 def uuencoded_files(text: bytes) -> Iterator[tuple[str, bytes]]:

@@ -7,15 +7,16 @@ HOOKS
     data_headers_end    reads the header; changes nothing
 
 OPTIONS
-    require         ["From", "Date"]: fields that must be there (RFC 5322 section 3.6)
+    require         ["From", "Date"]: fields that must be there (RFC 5322 section 3.6), but for bounces (from <>): those
+                    of a large provider have no Date, and who gets no bounce never knows
     single          ["Date", "From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Message-ID", "In-Reply-To",
                     "References", "Subject"]: fields that may be there once, and no more (the table there)
     past            "365d": a Date longer ago than this is refused; 0 is no check. Mail that was held by a moderator
                     or sent on later is days or weeks old; a clock that was never set says 1970
     future          "2d": so too a Date further ahead than this; a wrong time zone makes up to a day
     from_syntax     true: From must name a mailbox with a domain; if it names several, there must be a Sender (RFC
-                    5322 section 3.6.2): mail programs and DMARC then know whom to believe. A bounce (from <>) may
-                    come from MAILER-DAEMON without a domain
+                    5322 section 3.6.2): mail programs and DMARC then know whom to believe. A bounce may come
+                    from MAILER-DAEMON without a domain
     action          "deny": what is said: deny, defer, deny_disconnect, defer_disconnect
     skip_authenticated  true: a client that has logged in is not asked: its mail program may leave a Date to be added
                     by the server. Without the edge door nobody is known to have logged in: there, and for devices in
@@ -103,7 +104,7 @@ class HeaderRules(Plugin[Options]):
 def _fault(headers: Headers, options: Options, *, is_bounce: bool) -> str | None:
     """Return what is wrong, beginning with the field's name; None if nothing is."""
     counts = Counter(field.name.lower() for field in headers)
-    for name in options.require:
+    for name in () if is_bounce else options.require:
         if name.lower() not in counts:
             return f"{name} is missing"
     for name in options.single:
@@ -115,7 +116,7 @@ def _fault(headers: Headers, options: Options, *, is_bounce: bool) -> str | None
             return f"Date is {fault}"
     if options.from_syntax and "from" in counts:
         text = _text(headers.fields("From")[0])
-        # Some programs write MAILER-DAEMON alone, or <>: who gets no bounce never knows.
+        # Some programs write MAILER-DAEMON alone, or <>.
         return None if is_bounce and "@" not in text else _from_fault(text, has_sender="sender" in counts)
     return None
 

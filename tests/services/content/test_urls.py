@@ -113,6 +113,16 @@ def test_a_refresh_is_read_as_browsers_do(content: str) -> None:
     assert found == (["a.com"] if content[0] != ";" else [])
 
 
+@pytest.mark.parametrize(
+    "style",
+    [r"url(htt\70://a.com)", r"u\72l(//a.com)", r"url('//\61 .com')", r"url(//a\.com)", r"@import '//\000061.com'",
+     r"url(http:\\a.com)", r"url(\d800\0\ffffff\) url(//a.com)"],
+)  # fmt: skip
+def test_escapes_in_style_sheets_hide_nothing(style: str) -> None:
+    assert linked(f'<p style="{style}">', "html") == ["a.com"]
+    assert linked(f"<style>p {{ background: {style} }}</style>", "html") == ["a.com"]
+
+
 @pytest.mark.parametrize("kind", ["calendar", "vcard"])
 def test_folded_lines_of_calendars_and_cards_are_joined(kind: str) -> None:
     assert linked("URL:http://a.exa\r\n mple.com/\r\nX:http://b.c\r\n\tom/\r\n", kind) == ["a.example.com", "b.com"]

@@ -36,6 +36,7 @@ _CSS_URL = re.compile(r"(?:url\s{0,20}\(|@import)\s{0,20}[\"']?\s{0,20}([^\s\"')
 _REFRESH = re.compile(
     r"(?:\A[\s\d.]{1,40}+[;,]\s{0,20}+(?:url\s{0,20}=)?|url\s{0,20}=)\s{0,20}[\"']?([^\"'>]{1,2048})", re.IGNORECASE
 )
+_CSS_ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\r\n]?|([^0-9a-fA-F\r\n]))")
 _LONG_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{9,}+")
 _INLINE = frozenset(
     {"b", "strong", "i", "em", "u", "s", "strike", "font", "span", "small", "big", "sub", "sup", "tt", "code", "wbr"}
@@ -133,10 +134,17 @@ def _urls_of(tag: str, attributes: list[tuple[str, str]]) -> Iterator[Piece]:
 
 
 def css_urls(source: str) -> Iterator[str]:
-    """Yield the URLs of a style sheet."""
+    """Yield the URLs of a style sheet, its escapes resolved."""
+    if "\\" in source:
+        source = _CSS_ESCAPE.sub(_css_character, source)
     if "url" in source.lower() or "@import" in source.lower():
         for match in _CSS_URL.finditer(source):
             yield match[1]
+
+
+def _css_character(escape: re.Match[str]) -> str:
+    number = int(escape[1] or "0", 16)
+    return chr(number) if 0 < number < 0xD800 else escape[2] or "\ufffd"
 
 
 def unescape(text: str) -> str:

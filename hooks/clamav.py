@@ -9,9 +9,9 @@ HOOKS
 OPTIONS
     server          "unix:/run/clamav/clamd.ctl": clamd's LocalSocket, or "HOST:PORT" for its TCPSocket; or a list of
                     several: the first that answers is the one, and one that fails is left alone for a while
-    size_limit      "25 MiB": a message with more bytes is not scanned. At most clamd's StreamMaxLength, which is 25M in
-                    Debian and 100M in ClamAV's own configuration. Of what is larger than its MaxFileSize or
-                    MaxScanSize, clamd says that it is clean, unless AlertExceedsMax is set
+    size_limit      "25 MiB": a message with more bytes is not scanned; 0 is no limit but clamd's own. At most clamd's
+                    StreamMaxLength, which is 25M in Debian and 100M in ClamAV's own configuration. Of what is larger
+                    than its MaxFileSize or MaxScanSize, clamd says that it is clean, unless AlertExceedsMax is set
     too_large       "allow": what becomes of such a message: "allow", "deny", "defer", "deny_disconnect",
                     "defer_disconnect"
     action          "deny": what becomes of a message with a virus
@@ -42,7 +42,8 @@ REPLIES
     554 5.6.0 too many X-Virus-Status header fields     more than 50, where they would be removed
 
 FAILURE
-    When no server answers, or the answer makes no sense, on_unavailable decides: "defer" (451) or "pass": not scanned.
+    When no server answers, or the answer makes no sense, on_unavailable decides: "defer" (451), or "pass": the message
+    goes on as it is, not scanned, and with the X-Virus-Status that it came with, also where mark_all would remove it.
     A server that fails three times in a row is left alone, for 5 s at first and 60 s at most; a PING that it answers
     brings it back. The log names it. A message of more than StreamMaxLength is too_large, and no failure.
 """
@@ -52,6 +53,8 @@ from __future__ import annotations
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from gatepost import (
     Action,
@@ -92,7 +95,7 @@ class Options(PluginOptions):
     ignore: tuple[str, ...] = ()
     mark_all: bool = False
     text: str = "the message contains a virus"
-    timeout: Duration = 60.0
+    timeout: Annotated[Duration, Field(gt=0)] = 60.0
 
 
 class Clamav(Plugin[Options]):
@@ -106,7 +109,7 @@ class Clamav(Plugin[Options]):
     async def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
         options = self.options(transaction)
         answer = ClamdAnswer(too_large=True)
-        if message.size <= options.size_limit:
+        if not options.size_limit or message.size <= options.size_limit:
             answer = await self.once(message, lambda: self._scan(message))
         if answer.too_large:
             return self._not_scanned(transaction, message, options)

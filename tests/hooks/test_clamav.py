@@ -164,6 +164,7 @@ async def test_signatures_can_be_ignored_also_for_one_client_alone(clamd: Clamd)
         ({"too_large": "quarantine"}, "'quarantine' is no action"),
         ({"server": "clamd"}, "'clamd' is no address"),
         ({"server": []}, "or a list of several"),
+        ({"timeout": 0}, "clamav.timeout: "),
     ],
 )
 async def test_a_wrong_option_is_told(options: dict[str, Any], problem: str) -> None:
@@ -181,6 +182,10 @@ async def test_what_is_larger_than_the_limit_is_not_sent() -> None:
         assert (await outcome(NOWHERE, content, size_limit=len(content) - 1))[0] == "250"
     assert [line["bytes"] for line in logged if line["event"] == "not scanned"] == [len(content)]
     assert (await outcome(NOWHERE, content, size_limit=len(content)))[0] == DEFERRED
+
+
+async def test_without_a_limit_what_clamd_takes_is_scanned(clamd: Clamd) -> None:
+    assert (await outcome(clamd.unix, plain(EICAR), size_limit=0))[0] == INFECTED
 
 
 @pytest.mark.parametrize(

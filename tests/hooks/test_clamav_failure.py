@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from structlog.testing import capture_logs
-from tests.hooks.clamav_mail import CLEAN, DEFERRED, FIELD, INFECTED, NOWHERE, outcome, plain, send
+from tests.hooks.clamav_mail import CLEAN, DEFERRED, FIELD, INFECTED, NOWHERE, edits, outcome, plain, send
 from tests.hooks.short_shares import short_shares
 from tests.rigs.clamd_rig import EICAR, Clamd
 from tests.rigs.faulty_server import faulty_server
@@ -115,6 +115,12 @@ async def test_every_server_and_its_problem_is_in_the_record() -> None:
         _, client = await send(postfix, CLEAN)
         (record,) = [record for record in client.transaction.records if record.plugin == "clamav"]
     assert record.detail == f"clamav: {NOWHERE}: No such file or directory; {talks.endpoint}: answered ''"
+
+
+async def test_with_pass_the_message_goes_on_as_it_is() -> None:
+    forged = FIELD.encode() + b": Clean\r\n" + CLEAN
+    reply, message = await outcome(NOWHERE, forged, on_unavailable="pass", mark_all=True)
+    assert (reply, edits(message)) == ("250", [])
 
 
 async def test_a_restart_is_survived_by_the_next_message() -> None:

@@ -151,6 +151,13 @@ async def test_answers_that_are_none(answer: bytes, problem: str, capsys: pytest
         assert problem in log
 
 
+@pytest.mark.parametrize("answer", [b"SPAMD/1.1 0 EX_OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000])
+async def test_one_that_answers_a_ping_and_then_no_http_is_passed_over(rspamd: Rspamd, answer: bytes) -> None:
+    async with scripted(answer) as odd, gate(rspamd={"server": [odd, rspamd.server]}) as postfix:
+        assert await reply(postfix) == REFUSED
+        assert postfix.plugin("rspamd")._servers.servers[0].failures == 1  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("status", ["400 Bad Request", "413 Too Large"])
 async def test_a_message_that_it_does_not_take_is_not_the_servers_failure(status: str) -> None:
     async with scripted(http({"error": "no"}, status)) as server, gate(rspamd={"server": server}) as postfix:

@@ -58,6 +58,9 @@ async def rspamd_check(endpoint: Endpoint, message: Message, fields: Iterable[tu
         return await _post(endpoint, message, fields)
     except aiohttp.ClientConnectorError as error:
         raise Unavailable("rspamd", error.os_error.strerror or str(error)) from error
+    except aiohttp.ClientResponseError as error:
+        # It is no HTTP: no message makes rspamd say so.
+        raise Unavailable("rspamd", _words(error)) from error
     except (aiohttp.ClientError, OSError) as error:
         # A message that is larger than rspamd takes, or that a worker dies of, ends like this, too. Who sends a few of
         # them must not make us leave the server alone.

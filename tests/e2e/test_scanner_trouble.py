@@ -256,3 +256,15 @@ def test_messages_of_20000_parts_delay_nobody_else(gate: Gate, stack: Stack, att
         {refused} if attachments == "enforce" else {b"250 "}
     )
     assert rss_bytes(gate.daemon.pid) - before < 48 * MEBIBYTE
+
+
+@pytest.mark.timeout(600)
+def test_a_message_of_half_a_million_header_fields_is_refused_and_delays_nobody_else(gate: Gate, stack: Stack) -> None:
+    gate.use(stack.tables(*ALL), proxy=PATIENT)
+    latencies(gate, lambda sent: sent < 5)
+    content = HEADER + b"X: y\r\n" * 500_000 + b"\r\n.\r\n"
+    before = rss_bytes(gate.daemon.pid)
+    replies: list[bytes] = []
+    check_that_nobody_is_delayed(gate, lambda: replies.append(gate.send(content)))
+    assert set(replies) == {b"552 5.3.4 the header of the message is too large\r\n"}
+    assert rss_bytes(gate.daemon.pid) - before < 48 * MEBIBYTE

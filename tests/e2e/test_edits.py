@@ -140,3 +140,13 @@ def test_edits_of_several_plugins_add_up_in_their_order(gate: Gate) -> None:
     gate.use(hooks={"first": first, "second": second})
     queue_id(gate.send())
     assert gate.take()[1].count(b"\r\nX-A: 12\r\n") == 1
+
+
+@pytest.mark.parametrize(("count", "reply"), [(1000, b"250 "), (1001, b"554 5.6.0 "), (9990, b"554 5.6.0 ")])
+def test_a_message_that_needs_thousands_of_edits_is_refused_and_not_put_off_for_ever(
+    gate: Gate, count: int, reply: bytes
+) -> None:
+    deletes = "class Edits(Plugin):\n    def data_post(self, transaction, message):\n        "
+    gate.use(hooks={"edits": f"{deletes}message.delete_header('X-Forged', None)\n"})
+    assert gate.send(b"X-Forged: y\r\n" * count + HEADER + b"\r\n.\r\n").startswith(reply)
+    assert [b"X-Forged" in gate.postfix.message(entry.queue_id) for entry in gate.queue()] == [False] * (count == 1000)

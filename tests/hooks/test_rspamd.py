@@ -285,6 +285,11 @@ async def test_senders_of_what_rspamd_does_not_take_leave_it_in_service(rspamd: 
 PARTS = b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * 10_000
 
 
+async def test_thousands_of_fields_that_it_wants_removed_are_refused(rspamd: Rspamd) -> None:
+    forged = mail(*[b"X-Spam: forged"] * 2000, reply={"remove_headers": {"X-Spam": 0}})
+    assert (await send(rspamd, forged))[0] == "554 5.6.0 the message has too many header fields that do not stay"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -293,7 +298,7 @@ PARTS = b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * 10_000
         b"no header at all\r\n",
         mail(b"Subject: \xff\xfe\x01", b"Message-Id: <\xff\x80@x>", body=bytes(range(256)) * 100),
         mail(b"MIME-Version: 1.0", b"Content-Type: multipart/mixed; boundary=b", body=PARTS),
-        mail(*[b"X-Spam: forged"] * 5000, reply={"remove_headers": {"X-Spam": 0}}),
+        mail(*[b"X-Spam: forged"] * 900, *[b"X-Other: y"] * 4000, reply={"remove_headers": {"X-Spam": 0}}),
     ],
     ids=["empty", "no header", "no field", "not UTF-8", "10,000 parts", "5,000 fields"],
 )

@@ -344,6 +344,11 @@ class Message:
         return self._quarantine is not None
 
     @property
+    def header_edits(self) -> int:
+        """How many of the edits are the header's."""
+        return len(self._header_edits)
+
+    @property
     def edits(self) -> tuple[Edit, ...]:
         """What is to be done to the message that Postfix holds, in order: header, envelope, hold, body.
 

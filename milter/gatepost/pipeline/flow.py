@@ -44,6 +44,12 @@ SEND_APART = DenySoft("please send this recipient's copy apart", enhanced="4.5.3
 HEADER_TOO_LARGE = Deny("the header of the message is too large", enhanced="5.3.4", code=552)
 """Nobody's good mail (`Headers.is_too_large`): it would cost the event loop seconds, and memory without bounds."""
 
+HEADER_EDITS = 1_000
+"""Edits of one header; a message that needs more, to lose what a stranger has forged, is refused. Postfix takes time by
+their square, and may put the message off for ever from some 10,000 on ("too many reverse jump records")."""
+
+TOO_MANY_EDITS = Deny("the message has too many header fields that do not stay", enhanced="5.6.0")
+
 SMALL_BODY_BYTES = 1 << 20
 """Bodies up to this size are in memory, so reading them does not hold up the event loop."""
 
@@ -214,16 +220,22 @@ class Flow:
         """Run the content hooks for each run that the data hook did not refuse; every run sees the unedited message."""
         edited: Message | None = None
         if message.headers.is_too_large:
-            keep(self.transaction, Record("data_headers_end", "gatepost", HEADER_TOO_LARGE, 0.0))
-            for run in self.runs:
-                run.denial = run.denial or Denial("data_headers_end", HEADER_TOO_LARGE)
+            self._refuse("data_headers_end", HEADER_TOO_LARGE)
         for run in self.runs:
             if run.denial is not None:
                 continue
             run.denial, result = await self._content_of(run.transaction, message, deadline)
             if run.denial is None and edited is None:
                 edited = result
+        if edited is not None and edited.header_edits > HEADER_EDITS:
+            self._refuse("data_post", TOO_MANY_EDITS)
         return ContentDecision(await self._conclude("data_post", deadline), edited or message)
+
+    def _refuse(self, hook: str, verdict: Verdict) -> None:
+        """Refuse every run that has not been refused."""
+        keep(self.transaction, Record(hook, "gatepost", verdict, 0.0))
+        for run in self.runs:
+            run.denial = run.denial or Denial(hook, verdict)
 
     async def _content_of(
         self, transaction: Transaction, message: Message, deadline: Deadline

@@ -42,8 +42,8 @@ OPTIONS
         broken_header       a line in a part's header that is no field, with Content- fields behind
         nul_in_header       a NUL in one of the three fields
         unknown_encoding    an attachment in an encoding that no program knows
-        too_deep            multiparts 30 deep
-        too_many_parts      1,000 parts
+        too_deep            multiparts 30 deep, or messages attached to attached ones 9 deep
+        too_many_parts      1,000 parts, or 2,000 with those of attached messages
         partial             a piece of a message (message/partial), which only its reader puts together
                     Not by itself, because careless programs make it, too:
         names_differ        names of one part with different extensions (each is looked at anyway)

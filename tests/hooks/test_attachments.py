@@ -314,6 +314,20 @@ def nested(outer: str, inner: str) -> bytes:
     return mail(inside, content_type=f"multipart/mixed; boundary={outer}", end=f"\r\n--{outer}--")
 
 
+ATTACHED_MESSAGE = "Content-Type: message/rfc822\r\n\r\n"
+
+
+def attached(levels: int) -> bytes:
+    """Return a message in which messages stand in each other."""
+    return f"MIME-Version: 1.0\r\n{ATTACHED_MESSAGE * levels}Subject: the innermost\r\n\r\nx\r\n".encode()
+
+
+def wide(parts: int) -> str:
+    return mail(
+        *[TEXT.replace("--b", "--w")] * parts, content_type="multipart/mixed; boundary=w", end="\r\n--w--"
+    ).decode()
+
+
 def deep(levels: int) -> bytes:
     text = "x"
     for level in range(levels):
@@ -366,6 +380,8 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
     ("nul_in_header", mail(TEXT, content_type="multipart/mixed; boundary=b; x=\0")),
     ("unknown_encoding", mail(TEXT, part("Content-Type: image/png", encoding="base65"))),
     ("too_deep", deep(40)),
+    ("too_deep", attached(9)),
+    ("too_many_parts", mail(*[f"--b\r\n{ATTACHED_MESSAGE}{wide(900)}"] * 3)),
     ("too_many_parts", mail(*[TEXT] * 1100)),
     ("partial", mail("x", content_type="message/partial; id=a; number=1; total=2", end="")),
     ("names_differ", mail(TEXT, part("Content-Type: x/y; name=a.txt\r\nContent-Disposition: x; filename=a.pdf"))),
@@ -400,6 +416,8 @@ UNAMBIGUOUS = [
     mail(TEXT, head="Content-Type:  multipart/mixed; boundary=b\r\n"),
     mail(TEXT, part("Content-Type: image/png; name=a.png\r\nContent-Disposition: attachment;\r\n"
                     " filename*=utf-8''a.png; filename=a.png")),
+    attached(8),
+    mail(*[f"--b\r\n{ATTACHED_MESSAGE}{wide(900)}"] * 2),
     nested("----=_Part_1_2.3", "----=_Part_10_2.3"),
     nested("_004_AB_", "_000_AB_"),
     mail(TEXT, TEXT, TEXT),

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from gatepost.message.mime import DEPTH_LIMIT
 from gatepost.services.content.file_name import extensions, names_of, parameters
-from gatepost.services.content.part_tree import is_base64, is_known_encoding, message_leaves, messages
+from gatepost.services.content.part_tree import (
+    ATTACHED,
+    LEAF_LIMIT,
+    MESSAGE_DEPTH,
+    is_base64,
+    is_known_encoding,
+    message_leaves,
+    messages,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +65,18 @@ _LATE_FIELD = re.compile(rb"\r\nContent-(?:Type|Transfer-Encoding|Disposition)[ 
 
 def mime_faults(root: Part) -> Iterator[tuple[MimeFault, str]]:
     """Yield what is ambiguous, with a few words about it, in no order; the same fault may come many times."""
+    leaves = 0
     for tree, level in messages(root):
         for part in tree.walk():
+            leaves += not part.children
+            if part.content_type in ATTACHED and level == MESSAGE_DEPTH:
+                yield "too_deep", f"messages within messages, {MESSAGE_DEPTH + 1} deep"
             yield from _header_faults(part)
             if part.content_type.startswith("multipart/"):
                 yield from _multipart_faults(part, is_attached=level > 0)
         yield from _boundary_faults(tree, ())
+    if leaves > LEAF_LIMIT:
+        yield "too_many_parts", "more parts than are looked at"
     for part, _, _ in message_leaves(root):
         yield from _leaf_faults(part)
 

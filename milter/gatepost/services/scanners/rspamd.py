@@ -127,13 +127,9 @@ class _Abortable(aiohttp.BaseConnector):
 
     transports: tuple[asyncio.WriteTransport, ...] = ()
 
-    async def _create_connection(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[Any],
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's
-    ) -> ResponseHandler:
-        made = await super()._create_connection(req, traces, timeout)
+    async def _create_connection(self, *arguments: Any, **named: Any) -> ResponseHandler:
+        # Not ours to know what it takes: it is aiohttp's own, and may change with a release.
+        made = await super()._create_connection(*arguments, **named)
         if made.transport is not None:
             self.transports = (*self.transports, cast("asyncio.WriteTransport", made.transport))
         return made

@@ -268,9 +268,12 @@ def _mark_subject(message: Message, prefix: str) -> None:
     for occurrence, field in enumerate(subjects[:SUBJECTS], 1):
         if field.value.startswith(prefix):
             continue
+        start, rest = Header.make("Subject", prefix).raw, field.raw.lstrip()
+        # The blank between two encoded words is not shown (RFC 2047 section 6.2).
+        blank = b" =?utf-8?q?_?= " if start.endswith(b"?=") and rest.startswith(b"=?") else b" "
         try:
             # The rest stays as it is, encoded words and folding included.
-            message.change_header("Subject", Header.make("Subject", prefix).raw + b" " + field.raw.lstrip(), occurrence)
+            message.change_header("Subject", start + blank + rest, occurrence)
         except ValueError:
             message.change_header("Subject", f"{prefix} {field.value[:1000]}", occurrence)
 

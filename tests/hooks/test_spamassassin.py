@@ -250,6 +250,8 @@ async def test_a_subject_that_postfix_would_not_keep_is_cut(spamd: Spamd) -> Non
 async def test_the_prefix_may_tell_the_score_and_need_not_be_ascii(spamd: Spamd) -> None:
     client = (await sent(spamd, SIX, subject_prefix="[Müll {score}/{threshold}]"))[1]
     assert header(client)["Subject"] == "[Müll 6.1/5] minutes"
+    encoded = SIX.replace(b"minutes", b"=?utf-8?q?caf=C3=A9?=")
+    assert header((await sent(spamd, encoded, subject_prefix="[Müll]"))[1])["Subject"] == "[Müll] café"
 
 
 # Size

@@ -100,6 +100,9 @@ PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
 def _threshold(value: object) -> object:
+    if isinstance(value, bool):
+        # Which would count as a number: true as 1, by which good mail is refused.
+        raise ValueError('write a number, or "none"')
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 

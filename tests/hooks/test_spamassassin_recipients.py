@@ -212,6 +212,7 @@ async def test_another_user_is_another_scan(spamd: Spamd, tmp_path: Path) -> Non
         ({"server": "127.0.0.1"}, "spamassassin.server: '127.0.0.1' is no address: write HOST:PORT"),
         ({"server": []}, 'spamassassin.server: write "HOST:PORT"'),
         ({"reject_threshold": "many"}, "spamassassin.reject_threshold: "),
+        ({"reject_threshold": True}, 'spamassassin.reject_threshold: write a number, or "none"'),
         ({"tag_threshold": float("nan")}, "spamassassin.tag_threshold: "),
         ({"size_limit": "1 GiB"}, "spamassassin.size_limit: "),
         ({"size_limit": 0}, "spamassassin.size_limit: "),

@@ -398,6 +398,13 @@ async def test_ambiguous_mime_is_refused(fault: MimeFault, content: bytes) -> No
     assert await reply(content, faults=[fault], ambiguous="allow") == "250"
 
 
+async def test_a_thousand_faults_that_do_not_count_hide_none_that_does() -> None:
+    careless = part("Content-Type: image/png; name=a.txt\r\nContent-Disposition: x; filename=a.pdf") + "==\r\nYWJj\r\n"
+    ambiguous = part("Content-Type: image/png", encoding="base65")
+    assert await reply(mail(*[careless] * 600)) == "250"
+    assert (await reply(mail(*[careless] * 600, ambiguous))).startswith("554 5.6.0 the message is ambiguous: ")
+
+
 def test_every_fault_has_its_example() -> None:
     assert {fault for fault, _ in AMBIGUOUS} == set(MIME_FAULTS)
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from gatepost.services.content.file_type import FileType
     from gatepost.services.content.mime_fault import MimeFault
 
-FAULTS_LIMIT = 1000
-"""A message can have one for each of its parts, again and again."""
+FAULTS_LIMIT = 20_000
+"""Each of 3,000 parts may have several, and no others may hide those that count; a field could have millions."""
 
 UUENCODED_LIMIT = 1000
 """Files in texts, all texts together: as many as parts."""

@@ -175,6 +175,27 @@ def test_a_mistake_in_the_options_is_told_with_its_line(load: Load, options: str
     assert error.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("10.1.2.3/8", 'no network begins at this address: write "10.0.0.0/8"'),
+        ("2001:db8::1/32", 'no network begins at this address: write "2001:db8::/32"'),
+        ("10.0.0", 'this is no network: write one like "192.0.2.0/24" or "2001:db8::/32", or an address'),
+    ],
+)
+def test_a_network_that_is_none_is_told_with_what_to_write(load: Load, given: str, expected: str) -> None:
+    source = (
+        "from pydantic import IPvAnyNetwork\n"
+        "class Options(PluginOptions):\n    networks: tuple[IPvAnyNetwork, ...] = ()\n"
+        "class Example(Plugin[Options]): ..."
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        load(source, f'networks = ["{given}"]')
+
+    assert f"gatepost.toml:5: example.networks.0: {expected} (given: {given!r})" in str(caught.value)
+
+
 def test_a_required_option_that_is_missing_is_told_with_the_line_of_the_plugin(load: Load) -> None:
     source = (
         "from pathlib import Path\nclass Options(PluginOptions):\n    file: Path\nclass Example(Plugin[Options]): ..."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -362,4 +363,14 @@ def explain(error: ErrorDetails) -> str:
     if error["type"] == "tuple_type":
         # TOML has no tuples; nearly always it is the only entry, without its brackets.
         reason = f"this is a list: write [{given}]"
+    if error["type"] == "ip_any_network":
+        reason = _network_remedy(error["input"])
     return f"{reason} (given: {given})"
+
+
+def _network_remedy(given: object) -> str:
+    try:
+        network = ip_network(given, strict=False)  # type: ignore[arg-type]
+    except ValueError:
+        return 'this is no network: write one like "192.0.2.0/24" or "2001:db8::/32", or an address'
+    return f'no network begins at this address: write "{network}"'

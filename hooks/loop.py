@@ -4,7 +4,8 @@ HOOKS
     data_headers_end    counts the fields Received and Delivered-To
 
 OPTIONS
-    max     30: so many fields are allowed. Above 50 it has no effect: there Postfix's own hopcount_limit refuses
+    max     50: so many fields are allowed. Honest mail that is forwarded a few times has twenty. Above 50 it has no
+            effect: there Postfix's own hopcount_limit refuses
 
 REPLIES
     554 5.4.6 too many hops
@@ -23,7 +24,7 @@ from gatepost import Deny, Headers, Plugin, PluginOptions, Transaction
 class Options(PluginOptions):
     """What the manual above says."""
 
-    max: int = Field(default=30, ge=1)
+    max: int = Field(default=50, ge=1)
 
 
 class Loop(Plugin[Options]):

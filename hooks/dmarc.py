@@ -17,7 +17,8 @@ OPTIONS
     temperror       "defer": what is said when DNS gave no answer: "deny", "defer", "deny_disconnect",
                     "defer_disconnect", or "allow"
     invalid_from    "deny": what becomes of mail whose author cannot be told: no From, several, malformed, or with more
-                    than four domains. Mail programs may show any domain there, and no policy would be asked for
+                    than four domains. Mail programs may show any domain there, and no policy would be asked for. A
+                    bounce (from <>) may come from MAILER-DAEMON without a domain
     skip_networks   the private and loopback networks: from there invalid_from refuses nothing. A scanner on the second
                     floor that sends "From: scanner" is no forgery; no policy is applied to it, since spf skips it, too
     tag_field       "X-DMARC-Failed": the field for "tag", X- in front. What came with the message under that name is
@@ -129,6 +130,8 @@ class Dmarc(Plugin[Options]):
             ip = transaction.session.ip
             if ip is not None and any(ip in network for network in options.skip_networks):
                 return None
+            if transaction.sender.is_null and _claims_nothing(message):
+                return None
             return _consequence(options.invalid_from, message, options, f"DMARC cannot be checked: {fault}", fault)
         results: list[MethodResult] = []
         findings = []
@@ -201,6 +204,12 @@ def _read(message: Message, tag_field: str) -> tuple[tuple[str, ...], str] | Non
         return None
     message.delete_header(tag_field, None)
     return author_domains(message.headers)
+
+
+def _claims_nothing(message: Message) -> bool:
+    """Tell whether From is a program's, MAILER-DAEMON or <>, in which nobody could read a domain."""
+    fields = message.headers.fields("From")
+    return len(fields) == 1 and not {"@", "\uff20"} & set(fields[0].value)
 
 
 def _as_result(finding: DmarcFinding, override: str | None) -> MethodResult:

@@ -210,7 +210,9 @@ async def test_an_identifier_that_could_not_be_checked_may_have_saved_the_messag
 
 
 async def test_nothing_fails_without_a_result_of_both_methods() -> None:
-    for chosen, missing in [({"spf": None}, "spf"), ({"dkim": None}, "dkim"), ({"spf": None, "dkim": None}, "spf and")]:
+    cases: list[tuple[dict[str, Any], str]]
+    cases = [({"spf": None}, "spf"), ({"dkim": None}, "dkim"), ({"spf": None, "dkim": None}, "spf and")]
+    for chosen, missing in cases:
         with capture_logs() as log:
             mail = await judge(DNS, "bank.example", **chosen)
         assert (mail.reply, mail.results) == ("250", [])
@@ -337,6 +339,25 @@ async def test_from_private_networks_a_device_may_send_with_an_author_that_canno
         assert (mail.reply, mail.result) == ("250", "permerror")
     assert (await judge(DNS, b"From: scanner\r\n", address="10.1.2.3", skip_networks=[])).reply.startswith("550")
     assert (await judge(DNS, "bank.example", address="10.1.2.3")).reply == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("sender", "header", "reply"),
+    [
+        ("", "From: MAILER-DAEMON", "250"),
+        ("", "From: Mail Delivery System <>", "250"),
+        ("", "From: <MAILER-DAEMON> (Postmaster)", "250"),
+        ("", "From: a\uff20bank.example", "550"),
+        ("", "From: =?utf-8?q?a=40bank.example?= <>", "550"),
+        ("", "From: <a@bank example>", "550"),
+        ("", "From: MAILER-DAEMON\r\nFrom: MAILER-DAEMON", "550"),
+        ("", "X-None: MAILER-DAEMON", "550"),
+        ("a@envelope.example", "From: MAILER-DAEMON", "550"),
+    ],
+)
+async def test_a_bounce_may_be_from_a_program_without_a_domain(sender: str, header: str, reply: str) -> None:
+    mail = await judge(DNS, f"{header}\r\n".encode(), sender=sender)
+    assert (mail.reply[:3], mail.result) == (reply, "permerror")
 
 
 async def test_of_several_domains_each_is_checked_and_the_severest_thing_is_done() -> None:

@@ -143,6 +143,7 @@ async def judge(
     spf: str | None = "none.invalid none",
     dkim: str | tuple[str, ...] | None = ("none.invalid none",),
     arc: Mapping[str, Any] | None = None,
+    sender: str = "a@envelope.example",
     **options: Any,
 ) -> Judged:
     """Send one message; `author` is the domain of its author, an address, or as bytes the whole header."""
@@ -150,6 +151,6 @@ async def judge(
         author = f"From: {author if '@' in author else f'a@{author}'}\r\n".encode()
     stand_in = {"spf": spf, "dkim": (dkim,) if isinstance(dkim, str) else dkim}
     async with judging(records, stand_in=stand_in, arc=arc, **options) as (client, source):
-        reply = await client.send("a@envelope.example", "b@example.net", content=author + b"Subject: a\r\n\r\ntext\r\n")
+        reply = await client.send(sender, "b@example.net", content=author + b"Subject: a\r\n\r\ntext\r\n")
         text = "250" if reply.code == 250 else reply.encode().decode().strip()
         return Judged(client, text, source.asked)

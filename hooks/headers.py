@@ -153,16 +153,16 @@ def _from_fault(text: str, *, has_sender: bool) -> str | None:
 # One mailbox list (RFC 5322 section 3.4) in pieces. Every alternative takes what it begins: the time is linear. The
 # standard library's parsers are not used: of "a@b <a@b>", which is frequent, they make two mailboxes or, since the
 # correction of CVE-2023-27043, none.
-_QUOTED = r'"(?:[^"\\]|\\.?)*+(?:"|\Z)'
+_QUOTED = r'"(?>(?:[^"\\]|\\.?)*)(?:"|\Z)'
 _TOKEN = re.compile(
-    rf"""(?P<words>(?:{_QUOTED}|\[[^\]]*+\]?|[^"\[(<,;:]++)++)
-    | <(?P<angle>(?:{_QUOTED}|[^">]++)*+)(?P<closed>>|\Z)
+    rf"""(?P<words>(?>(?:{_QUOTED}|\[[^\]]*+\]?|[^"\[(<,;:]++)+))
+    | <(?P<angle>(?>(?:{_QUOTED}|[^">]++)*))(?P<closed>>|\Z)
     | (?P<separator>[,;:])
     | (?P<comment>\()""",
     re.DOTALL | re.VERBOSE,
 )
 _PARENTHESIS = re.compile(r"[()]|\\.?", re.DOTALL)
-_DOMAIN = re.compile(r"""(?:[^\s.@<>()\[\],;:\\"]++\.?)++|\[[^\s\[\]]++\]""")
+_DOMAIN = re.compile(r"""(?>(?:[^\s.@<>()\[\],;:\\"]++\.?)+)|\[[^\s\[\]]++\]""")
 
 
 def _mailboxes(text: str) -> Iterator[Address]:

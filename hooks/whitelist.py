@@ -123,7 +123,7 @@ def _find(address: Address, listed: AddressList, options: Options) -> int | None
 
 _ENTRY = re.compile(r"(?:(?P<kind>host|helo|sender|rcpt|recipient)(?::\s*|\s+))?(?P<what>\S.*)", re.IGNORECASE)
 # A pattern may have blanks in it, and so may what stands in quotes.
-_ONE_WORD = re.compile(r'/(?:[^/\\]|\\.)*+/|(?:"(?:[^"\\]|\\.)*+"|\S)++')
+_ONE_WORD = re.compile(r'/(?>(?:[^/\\]|\\.)*)/|(?>(?:"(?>(?:[^"\\]|\\.)*)"|\S)+)')
 _HELO = re.compile(r"[^\s@/,;<>()]+")
 
 

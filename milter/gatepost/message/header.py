@@ -30,7 +30,8 @@ _LINE_LIMIT = 78
 _NAME = re.compile(r"[!-9;-~]+")
 _FOLD = re.compile(rb"\r?\n(?=[ \t])")
 _STRAY = re.compile(rb"\x00|\r(?!\n[ \t])|(?<!\r)\n")
-_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:((?:[^\r]++|\r(?!\n)|\r\n(?=[ \t]))*+)(?:\r\n|\Z)")
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
+_FIELD_END = re.compile(rb"\r\n(?![ \t])")
 _CONTROL = str.maketrans(dict.fromkeys("\r\n\0", " "))
 
 
@@ -177,8 +178,9 @@ def scan_fields(data: bytes, start: int, end: int) -> tuple[list[Header], int, i
     fields = []
     place = start
     while place < end and (match := _FIELD.match(data, place, end)):
-        fields.append(Header(match[1].decode("ascii"), match[2]))
-        place = match.end()
+        stop = _FIELD_END.search(data, match.end(), end)
+        fields.append(Header(match[1].decode("ascii"), data[match.end() : stop.start() if stop else end]))
+        place = stop.end() if stop else end
     return fields, place, place + 2 if data.startswith(b"\r\n", place, end) else place
 
 

@@ -86,7 +86,7 @@ def _with_charset(part: Part, charset: bytes) -> bytes:
 
 def _with_field(header: bytes, field: Header) -> bytes:
     """Replace the first field of that name in a part's header, or append it."""
-    pattern = rb"(?im)^" + re.escape(field.name.encode()) + rb"[ \t]*:(?:[^\r]++|\r(?!\n)|\r\n(?=[ \t]))*+(?:\r\n|\Z)"
+    pattern = rb"(?im)^" + re.escape(field.name.encode()) + rb"[ \t]*:(?s:.*?)(?:\r\n(?![ \t])|\Z)"
     header, found = re.subn(pattern, lambda _: bytes(field), header, count=1)
     if found:
         return header

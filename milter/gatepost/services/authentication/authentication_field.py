@@ -31,7 +31,7 @@ _MAILBOX = re.compile(rf"(?:{_ATOMS}(?:\.{_ATOMS})*)?@[A-Za-z0-9_-]+(?:\.[A-Za-z
 _STRANGE = re.compile(r"[^ -~]")
 _PASS = re.compile(r"=(?=[\s\"'\\()]*pass)", re.IGNORECASE)
 
-_ID = re.compile(r'"((?:[^"\\]|\\.)*+)"|([^\x00- \x7f()<>@,;:\\"/\[\]?=]+)', re.DOTALL)
+_ID = re.compile(r'"((?>(?:[^"\\]|\\.)*))"|([^\x00- \x7f()<>@,;:\\"/\[\]?=]+)', re.DOTALL)
 _SPACE = re.compile(r"[ \t]*")
 _VERSION = re.compile(r"[0-9]+")
 _PARENTHESIS = re.compile(r"[()]|\\.?", re.DOTALL)

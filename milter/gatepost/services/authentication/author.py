@@ -25,11 +25,11 @@ AUTHORS_LIMIT = 4
 
 # Every alternative takes what it begins: the time is linear.
 _TOKEN = re.compile(
-    r"""(?P<quoted>"(?:[^"\\]|\\.)*+")
+    r"""(?P<quoted>"(?>(?:[^"\\]|\\.)*)")
     | (?P<comment>\()
     | (?P<at>[@\uff20\ufe6b])
     | (?P<special>[<>,;:])
-    | (?P<words>(?:[^"(<>,;:@\uff20\ufe6b\\]|\\(?!["()<>@,;:\\]))++)""",
+    | (?P<words>(?>(?:[^"(<>,;:@\uff20\ufe6b\\]|\\(?!["()<>@,;:\\]))+))""",
     re.DOTALL | re.VERBOSE,
 )
 _PARENTHESIS = re.compile(r"[()]|\\.?", re.DOTALL)

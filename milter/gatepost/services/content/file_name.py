@@ -30,7 +30,7 @@ PIECES_LIMIT = 100
 """Pieces of one parameter (RFC 2231 section 3)."""
 
 _PARAMETER = re.compile(
-    r"(?:^|;)[\s;]*+([!-:<>-~]{1,80}?)\s*+=\s*+(?:\"((?:[^\"\\]|\\.)*+)(?:\"|\Z)|([^;\"]*+))", re.DOTALL
+    r"(?:^|;)[\s;]*+([!-:<>-~]{1,80}?)\s*+=\s*+(?:\"((?>(?:[^\"\\]|\\.)*))(?:\"|\Z)|([^;\"]*+))", re.DOTALL
 )
 _PIECE = re.compile(r"(name|filename)(?:\*(\d{1,3}))?(\*)?", re.IGNORECASE)
 _TURNS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

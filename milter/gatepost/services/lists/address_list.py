@@ -156,9 +156,9 @@ class AddressList:
 _PLAIN_LOCAL = re.compile(r"[\w.!#$%&'+/=?^`{|}~-]*+", re.ASCII)
 _SPECIAL = re.compile(r"[@,;:<>()\[\]\\*]")
 _LABEL = r"""[^\s.@<>()\[\],;:\\"*/]++"""
-_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*+\.?|\[[0-9A-Za-z.:]++\]")
-_ENTRY = re.compile(r'((?:"(?:[^"\\]|\\.)*+"|[^\s"])++)(?:\s+(.*))?')
-_PATTERN = re.compile(r"/((?:[^/\\]|\\.)*+)/(?:\s+(.*))?")
+_DOMAIN = re.compile(rf"{_LABEL}(?>(?:\.{_LABEL})*)\.?|\[[0-9A-Za-z.:]++\]")
+_ENTRY = re.compile(r'((?>(?:"(?>(?:[^"\\]|\\.)*)"|[^\s"])+))(?:\s+(.*))?')
+_PATTERN = re.compile(r"/((?>(?:[^/\\]|\\.)*))/(?:\s+(.*))?")
 
 
 def _split(line: str) -> tuple[str, str]:

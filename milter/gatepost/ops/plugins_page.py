@@ -22,8 +22,26 @@ _HEAD = """\
 Each is one file in [hooks/](../hooks) that opens with its manual; copy one to your own directory to change it, yours
 wins. Beside its own options every plugin takes `mode`, `timeout`, `on_error`, `on_timeout`, `on_unavailable`,
 `skip_authenticated`, `skip_whitelisted` and `log_level`, which [the sample configuration](samples/gatepost.toml)
-explains. Any option can be overridden for one client or sender domain by [client_options](#client_options), for one
-recipient by [aliases](#aliases).
+explains.
+
+## Options of one client or recipient
+
+Any option can be another for one client or sender domain, in the file of [client_options](#client_options), and for one
+recipient, in that of [aliases](#aliases); the recipient's wins. An option that its manual calls the same for everybody
+cannot. Options stand with commas between them:
+
+| written | means |
+|---|---|
+| `greylist=off`, `greylist=observe` | the plugin's mode |
+| `greylist` | `greylist=enforce`, also where the configuration says `"off"` or `"observe"` |
+| `greylist.black_timeout=5m` | an option; no quotes around the value |
+| `greylist.deny_late` | `greylist.deny_late=true` |
+| `clamav.ignore="PUA.*, Heuristics.*"` | a value with commas, such as a list, stands in double quotes; `""` is empty |
+| `denysoft_greylist`, `greylist_black_timeout=5m` | qpsmtpd's words for `greylist`, `greylist.black_timeout=5m` |
+
+A word for a plugin that is not loaded does nothing, which `gatepost check` tells; a misspelt one is an error.
+
+## The plugins
 """
 
 
@@ -66,8 +84,9 @@ def _section(manual: Manual) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return plain text so that Markdown shows it as it is."""
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+    """Return plain text so that Markdown shows it as it is; `names` in it become code."""
+    pieces = re.split(r"(`[^`]+`)", text)
+    return "".join(piece if piece[:1] == "`" else re.sub(r"([\\`*_<>|\[\]])", r"\\\1", piece) for piece in pieces)
 
 
 if __name__ == "__main__":

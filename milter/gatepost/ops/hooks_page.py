@@ -17,6 +17,10 @@ A plugin takes part in a hook by having a method of its name, `def` or `async de
 their names are free. The plugins are asked in the order of the configuration; the first verdict that is not Declined
 (or None) ends the hook. [Writing a plugin](writing-a-plugin.md) is the tutorial.
 
+Types, all to be imported from `gatepost`: `session: Session`, `transaction: Transaction`, `recipient: Recipient`,
+`sender: Address`, `headers: Headers`, `message: Message`, `reply: Reply`, `verdict: Verdict`. The others are Python's:
+`parameters: dict[str, str | None]`, `chunk: bytes`; `name`, `value`, `verb` and `hook` are `str`.
+
 Doors: *edge* hooks run as the client says the command to Postfix, with `[milter] edge = true`; without the edge those
 with "else" run later, and the others not at all. *proxy* hooks run while the client says the command; *content* hooks
 run at the end of the message, in the order of the table, when Postfix's inner smtpd shows the message to gatepost. A

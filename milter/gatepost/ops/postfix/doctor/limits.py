@@ -101,7 +101,7 @@ def _errors(facts: Examination, front: Smtpd, deferred: int, who: str) -> Iterat
     command = facts.remedies.set_option(front.key, name, str(deferred + _ROOM))
     consequence = (
         f"gatepost asks clients to send up to content.defer_limit = {deferred} recipients apart whose options differ "
-        f"({who}), the front counts each as an error and hangs up with 421, and the recipients accepted so far are lost"
+        f"({who}), the front counts each as an error and hangs up with 421 before the message is sent, each time anew"
     )
     if usual.isdecimal() and int(usual) <= deferred:
         yield Finding(front.key, name, f"{front.shown(name)}: {consequence}", remedy, command)

@@ -42,6 +42,7 @@ app = App(
     name="gatepost",
     help="Rules in Python for mail before Postfix queues it: a before-queue proxy and its companion milter.",
     version_flags=["--version"],
+    default_parameter=Parameter(show_default=False),  # "[default: ()]" tells nobody anything; the texts do
 )
 app.command(store_app)
 app.command(postfix_app)
@@ -62,7 +63,7 @@ def run(*, config: ConfigFile = None, log_level: str = "info") -> int:
     Parameters
     ----------
     log_level
-        debug, info, warning or error: the least severe records that are written to stderr.
+        debug, info, warning or error: the least severe records that are written to stderr; default info.
     """
     if log_level not in {"debug", "info", "warning", "error"}:
         raise ConfigError(f"--log-level {log_level!r}: write debug, info, warning or error")

@@ -9,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from gatepost.services.store.store import Entry, Keep, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -258,6 +259,17 @@ def test_a_directory_that_may_not_be_written_stops_the_start() -> None:
     )
     assert "/usr cannot be written by user id" in process.stdout
     assert len(process.stdout.splitlines()) == 1
+
+
+def test_a_directory_that_may_not_be_entered_is_told_in_words() -> None:
+    """As /var/lib/gatepost to a user who types `gatepost store list`."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "gatepost.db")
+        path.parent.chmod(0o750 if os.geteuid() == 0 else 0o600)
+        process = subprocess.run(
+            [sys.executable, "-c", OPENER, str(path)], stdout=subprocess.PIPE, text=True, check=True
+        )
+    assert f"{directory} cannot be written by user id" in process.stdout
 
 
 def test_a_file_that_must_exist_is_not_made(path: Path) -> None:

@@ -209,18 +209,23 @@ def _prepare_file(path: Path, create: bool) -> None:
     directory = path.parent
     if not directory.is_dir():
         raise ConfigError(f"[store] url: the directory {directory} does not exist; create it or name another")
+    # SQLite puts its write-ahead log beside the file.
+    _demand_access(directory, os.R_OK | os.W_OK | os.X_OK)
     if path.is_dir():
         raise ConfigError(f"[store] url: {path} is a directory; name a file in it")
     if not create and not path.exists():
         raise ConfigError(f"[store] url: {path} does not exist yet; gatepost makes it when it first runs")
-    # SQLite puts its write-ahead log beside the file.
-    for place in (directory, path):
-        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
-            raise ConfigError(
-                f"[store] url: {place} cannot be written by user id {os.geteuid()}; it must belong to gatepost's user"
-            )
+    if path.exists():
+        _demand_access(path, os.R_OK | os.W_OK)
     try:
         # The senders and recipients of everyone's mail: not for other users of the machine.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
     except OSError as error:
         raise ConfigError(f"[store] url: {path} cannot be opened: {error.strerror}") from error
+
+
+def _demand_access(place: Path, mode: int) -> None:
+    if not os.access(place, mode):
+        raise ConfigError(
+            f"[store] url: {place} cannot be written by user id {os.geteuid()}; it must belong to gatepost's user"
+        )

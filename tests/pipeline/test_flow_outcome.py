@@ -203,6 +203,24 @@ async def test_the_summary_line_tells_everything_of_the_transaction() -> None:
     }
 
 
+class Marker(Plugin):
+    def data_post(self, transaction: Transaction, message: Message) -> Verdict | None:
+        message.add_header("X-Marked", "yes")
+        message.quarantine("look at it")
+        return VERDICTS["deny"] if "Refuse" in message.headers else None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"\r\n", ["add header X-Marked: yes; quarantine: look at it"]), (b"Refuse: me\r\n\r\n", [])]
+)
+async def test_the_log_tells_how_a_queued_message_was_edited(content: bytes, told: list[str]) -> None:
+    with capture_logs() as logs:
+        async with gate(Marker) as made:
+            await made.client().send("a@example.net", "b@example.org", content=content)
+
+    assert [entry["edits"] for entry in logs if entry["event"] == "edited"] == told
+
+
 @pytest.mark.timeout(20)
 def test_thousands_of_recipients_of_an_edited_message_do_not_hold_up_the_event_loop() -> None:
     transaction = Transaction("s.1", Session("s", "192.0.2.1"), Address.parse("a@example.net"))

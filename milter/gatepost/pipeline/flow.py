@@ -44,6 +44,9 @@ SEND_APART = DenySoft("please send this recipient's copy apart", enhanced="4.5.3
 HEADER_TOO_LARGE = Deny("the header of the message is too large", enhanced="5.3.4", code=552)
 """Nobody's good mail (`Headers.is_too_large`): it would cost the event loop seconds, and memory without bounds."""
 
+EDITS_TOLD = 50
+"""Edits that the log tells of a message: journald breaks lines of more than 48 KB."""
+
 HEADER_EDITS = 1_000
 """Edits of one header; a message that needs more, to lose what a stranger has forged, is refused. Postfix takes time by
 their square, and may put the message off for ever from some 10,000 on ("too many reverse jump records")."""
@@ -283,7 +286,8 @@ class Flow:
         """Close the transaction: `code` is the reply to DATA or the dot, None when the client gave up before.
 
         `message` is what the content door sent on, None if it edited nothing. Runs queue_post after a 250, then
-        reset_transaction, and writes the summary line. To be called once, after the client has its reply.
+        reset_transaction, and writes the summary line, before it one of the edits. To be called once, after the client
+        has its reply.
         """
         transaction = self.transaction
         self.ended = True
@@ -291,8 +295,11 @@ class Flow:
             if recipient.outcome is None:
                 recipient.outcome = self._outcome(recipient, code, message)
             self.tally[recipient.outcome] += 1
+        queued = code is not None and code // 100 == 2
+        if queued and message is not None and (edits := message.summary()):
+            _log.info("edited", session=transaction.session.id, txn=transaction.id, edits="; ".join(edits[:EDITS_TOLD]))
         self._summarise(code)
-        if code is not None and code // 100 == 2:
+        if queued:
             await self.pipeline.ask("queue_post", transaction, transaction, deadline=deadline)
         await self.pipeline.ask("reset_transaction", transaction, transaction, deadline=deadline)
         if transaction.session.transaction is transaction:

@@ -64,7 +64,8 @@ def perform(machine: Machine, step: Step) -> None:
     command = step.text
     if command.startswith("make "):
         # With the interpreter that made .venv, and not the whole suite, of which this is a part.
-        settings = {"PATH": os.environ["PATH"], "PYTEST_ARGS": "-q -p no:cacheprovider tests/test_verdict.py"}
+        settings = {name: os.environ[name] for name in ("PATH", "PYTHON") if name in os.environ}
+        settings["PYTEST_ARGS"] = "-q -p no:cacheprovider tests/test_verdict.py"
         command = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items()) + f" {command}"
     machine.run(command, timeout_s=300, internet="pip install" in command)
 

@@ -11,9 +11,10 @@ import asyncio
 import os
 import socket
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -59,11 +60,13 @@ class Listener:
         await self.pause()
         # The server closes what it is given; a duplicate, so that nobody is refused between two servers.
         self._served = duplicate = self._socket.dup()
-        # asyncio serves any stream socket so, and its create_unix_server would, from Python 3.13 on, unlink the path.
+        # asyncio serves any stream socket so; uvloop's create_server takes none that is AF_UNIX.
         if self._socket.family != socket.AF_UNIX or isinstance(loop, asyncio.BaseEventLoop):
             self._server = await loop.create_server(make, sock=duplicate, backlog=BACKLOG)
         else:
-            self._server = await loop.create_unix_server(make, sock=duplicate, backlog=BACKLOG)
+            # From Python 3.13 on it would unlink the path with the server, and leave the next one none.
+            keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            self._server = await loop.create_unix_server(make, sock=duplicate, backlog=BACKLOG, **keep)
 
     async def pause(self) -> None:
         """Accept nobody; whoever connects waits. When this returns, all that were accepted have their protocols."""

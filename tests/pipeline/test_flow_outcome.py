@@ -221,6 +221,24 @@ async def test_the_log_tells_how_a_queued_message_was_edited(content: bytes, tol
     assert [entry["edits"] for entry in logs if entry["event"] == "edited"] == told
 
 
+class Cleaner(Plugin):
+    def data_post(self, transaction: Transaction, message: Message) -> None:
+        for name in {field.name for field in message.headers}:
+            message.delete_header(name, None)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+@pytest.mark.parametrize("name", ["X", "X" * 9_000])
+async def test_no_line_of_the_log_is_longer_than_journald_takes_whatever_is_edited(mode: str, name: str) -> None:
+    content = b"".join(f"{name}-{number // 9}: y\r\n".encode() for number in range(900 if name == "X" else 90))
+    with capture_logs() as logs:
+        async with gate(Cleaner, cleaner={"mode": mode}) as made:
+            await made.client().send("a@example.net", "b@example.org", content=content + b"\r\n")
+
+    (line,) = [entry for entry in logs if entry["event"] in {"edited", "would edit"}]
+    assert 0 < len(line["edits"]) < 48_000
+
+
 @pytest.mark.timeout(20)
 def test_thousands_of_recipients_of_an_edited_message_do_not_hold_up_the_event_loop() -> None:
     transaction = Transaction("s.1", Session("s", "192.0.2.1"), Address.parse("a@example.net"))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from gatepost.pipeline.verdict_log import keep
+from gatepost.pipeline.verdict_log import in_words, keep
 from gatepost.record import Outcome, Record
 from gatepost.session import Denial, Recipient, Transaction
 from gatepost.verdict import DECLINED, Deny, DenyDisconnect, DenySoft, DenySoftDisconnect, Verdict, mildest
@@ -43,9 +43,6 @@ SEND_APART = DenySoft("please send this recipient's copy apart", enhanced="4.5.3
 
 HEADER_TOO_LARGE = Deny("the header of the message is too large", enhanced="5.3.4", code=552)
 """Nobody's good mail (`Headers.is_too_large`): it would cost the event loop seconds, and memory without bounds."""
-
-EDITS_TOLD = 50
-"""Edits that the log tells of a message: journald breaks lines of more than 48 KB."""
 
 HEADER_EDITS = 1_000
 """Edits of one header; a message that needs more, to lose what a stranger has forged, is refused. Postfix takes time by
@@ -297,7 +294,7 @@ class Flow:
             self.tally[recipient.outcome] += 1
         queued = code is not None and code // 100 == 2
         if queued and message is not None and (edits := message.summary()):
-            _log.info("edited", session=transaction.session.id, txn=transaction.id, edits="; ".join(edits[:EDITS_TOLD]))
+            _log.info("edited", session=transaction.session.id, txn=transaction.id, edits=in_words(edits))
         self._summarise(code)
         if queued:
             await self.pipeline.ask("queue_post", transaction, transaction, deadline=deadline)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("gatepost.verdict")
 
+EDITS_TOLD = 50
+"""Edits that one line tells: journald breaks those of more than 48 KB."""
+
+EDIT_LIMIT = 200
+"""Characters of each: a stranger may write names of fields of 60,000, for plugins to remove."""
+
 
 def session_of(scope: Scope) -> Session:
     """Return the session that the scope is, or is part of."""
@@ -55,9 +61,14 @@ def log_whitelisting(call: HookCall, scope: Scope, before: Steering, options: Pl
         _log.info("would whitelist" if options.mode == "observe" else "whitelisted", **fields)
 
 
+def in_words(edits: Sequence[str]) -> str:
+    """Return what a log line tells of edits."""
+    return "; ".join(edit[:EDIT_LIMIT] for edit in edits[:EDITS_TOLD])
+
+
 def log_would_edit(call: HookCall, transaction: Transaction, edits: Sequence[str]) -> None:
     """Say what a plugin that only observes would have edited."""
-    _log.info("would edit", txn=transaction.id, plugin=call.loaded.name, edits="; ".join(edits))
+    _log.info("would edit", txn=transaction.id, plugin=call.loaded.name, edits=in_words(edits))
 
 
 def keep(scope: Scope, record: Record) -> None:

@@ -171,6 +171,15 @@ def test_messages_of_which_plugins_do_not_see_the_parts_are_a_note(site: Site, l
     mended(site, site.front, "message_size_limit", "no plugin sees the MIME parts", "note")
 
 
+def test_the_size_of_messages_is_set_where_the_front_has_it_from(site: Site) -> None:
+    site.configure('[[plugin]]\nname = "attachments"\n')
+    site.postconf("-P", f"{site.front}/message_size_limit=0")
+    site.run(site.examine().remedies.apply())
+    (note,) = site.on_paper()
+    site.run(note.command)
+    assert (site.front, "message_size_limit") not in {(one.service, one.parameter) for one in site.on_paper()}
+
+
 def test_a_front_timeout_below_postfix_own_is_a_note(site: Site) -> None:
     site.configure(proxy='front_timeout = "60s"')
     mended(site, GATEPOST, "proxy.front_timeout", "is below", "note")

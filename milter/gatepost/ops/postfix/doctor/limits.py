@@ -69,7 +69,7 @@ def _processes(facts: Examination) -> Iterator[Finding]:
 def _sizes(facts: Examination) -> Iterator[Finding]:
     if not facts.config.plugins:
         return
-    name, limit = "message_size_limit", facts.config.content.mime_limit
+    name, limit, remedies = "message_size_limit", facts.config.content.mime_limit, facts.remedies
     for front in facts.fronts:
         largest = front.text(name)
         if largest.isdecimal() and not 0 < int(largest) <= limit:
@@ -79,9 +79,11 @@ def _sizes(facts: Examination) -> Iterator[Finding]:
                 f"{front.shown(name)}: of messages above content.mime_limit = {limit} no plugin sees the MIME parts, "
                 "such as attachments and links",
                 "raise content.mime_limit, or take no larger messages",
-                facts.remedies.set_key("content.mime_limit", largest)
+                remedies.set_key("content.mime_limit", largest)
                 if int(largest)
-                else facts.remedies.set_main(name, str(limit)),
+                else remedies.set_option(front.key, name, str(limit))
+                if name in front.service.options
+                else remedies.set_main(name, str(limit)),
                 "note",
             )
 

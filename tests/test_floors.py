@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,16 @@ def test_imports_point_down() -> None:
 def test_every_folder_is_on_a_floor() -> None:
     folders = {path.parent.relative_to(SOURCE).parts[0] for path in SOURCE.glob("*/__init__.py")}
     assert folders - ON_TOP <= set(FLOORS)
+
+
+def test_modules_that_the_text_names_are_there() -> None:
+    absent = [
+        f"{path.relative_to(SOURCE)}: {name}"
+        for path in SOURCE.rglob("*.py")
+        for name in re.findall(r"`(gatepost(?:\.\w+)+)`", path.read_text())
+        if not (module := SOURCE.parent / name.replace(".", "/")).is_dir() and not module.with_suffix(".py").is_file()
+    ]
+    assert absent == []
 
 
 def test_imports_for_types_are_not_imports() -> None:

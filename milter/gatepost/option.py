@@ -1,6 +1,7 @@
 """Typed options of a plugin, and the overrides that change them for one client, sender or recipient.
 
-Reading overrides from text is the business of `gatepost.overrides`; this module only holds and applies them.
+Reading overrides from text is the business of `gatepost.configuration.overrides`; this module only holds and applies
+them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A message at end of data: to read, and to edit with what a milter can do.
 
 Reading shows what the edits so far have made of it. Edits are checked at once (ValueError) and only recorded: the
-content door carries `edits` out when the message is accepted. What they mean to Postfix stands in `gatepost.edit`.
+content door carries `edits` out when the message is accepted. What they mean to Postfix stands in
+`gatepost.message.edit`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The MIME structure of a message, found without changing a byte: where each part begins and ends in the body.
 
 Not a second email package: it answers what a part is and gives its content as bytes, so that one part can be replaced
-while all others stay as they are (`gatepost.part_edit`). Anything malformed is a plain part, never an error.
+while all others stay as they are (`gatepost.message.part_edit`). Anything malformed is a plain part, never an error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plugins in their order, and how a hook is decided: the first verdict that is not Declined ends it.
 
 A pipeline is made from one configuration and never changes; a reload makes another, and each transaction stays with the
-one it began on. What the doors do with a verdict is in `gatepost.flow`.
+one it began on. What the doors do with a verdict is in `gatepost.pipeline.flow`.
 """
 
 from __future__ import annotations

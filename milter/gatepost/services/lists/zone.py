@@ -1,6 +1,6 @@
 """DNS lists as administrators configure them: a zone, which of its answers count, and what a listing means.
 
-Nothing here asks a name server; `gatepost.services.zone_inquiry` does. The form of the lists is RFC 5782.
+Nothing here asks a name server; `gatepost.services.lists.zone_inquiry` does. The form of the lists is RFC 5782.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The message goes in chunks of 64 KiB, so that neither side ever holds it whole. Raises OSError, EOFError or Unavailable
 where the server fails; has no limit of time, and leaves nothing open when it is cancelled. Which server is asked, and
-for how long, is the business of `gatepost.services.upstream`.
+for how long, is the business of `gatepost.services.scanners.upstream`.
 
 Plain sockets, not asyncio's streams: clamd says "size limit exceeded" and closes while the message is still being sent.
 A stream whose write fails is closed with what it has not read yet; from a socket the answer can still be had.

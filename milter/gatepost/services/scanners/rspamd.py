@@ -1,7 +1,7 @@
 """Asks an rspamd about a message, over HTTP: one question, one answer, one connection. Used by the plugin `rspamd`.
 
-What the answer means is read in `gatepost.services.rspamd_answer`; which server is asked is the business of
-`gatepost.services.upstream`.
+What the answer means is read in `gatepost.services.scanners.rspamd_answer`; which server is asked is the business of
+`gatepost.services.scanners.upstream`.
 """
 
 from __future__ import annotations

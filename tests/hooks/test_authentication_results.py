@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gatepost import ConfigError, Headers, Plugin, claiming, keep_results, method_result, results_field
+from gatepost.services.processor import in_thread
 from gatepost.testing import gate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gatepost import Message, MethodResult, Transaction
     from gatepost.testing import Client
 
@@ -278,6 +281,24 @@ async def test_forged_fields_are_removed_from_as_many_as_a_header_has() -> None:
     others = [b"Authentication-Results: other; spf=pass"] * 9_900
     found = await fields(*([own] * 25), *others, *([own] * 25))
     assert found == [b" mx.example.org;\r\n\tnone", *[b" other; spf=pass"] * 9_900]
+
+
+@pytest.mark.parametrize(
+    ("given", "runs"),
+    [([b"()" * 30_000] * 17, 1), ([b"other; spf=pass"] * 600, 1), ([b"other; spf=pass"] * 20, 0)],
+)
+async def test_long_fields_and_many_are_looked_through_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, given: list[bytes], runs: int
+) -> None:
+    found: list[Callable[..., Any]] = []
+
+    async def counted(work: Callable[..., Any], *arguments: Any) -> Any:
+        found.append(work)
+        return await in_thread(work, *arguments)
+
+    monkeypatch.setattr("gatepost.plugin.in_thread", counted)
+    await send(*(b"Authentication-Results: " + value for value in given))
+    assert len(found) == runs
 
 
 async def test_more_forged_fields_than_postfix_could_remove_in_time_are_refused() -> None:

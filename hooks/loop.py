@@ -4,8 +4,9 @@ HOOKS
     data_headers_end    counts the fields Received and Delivered-To
 
 OPTIONS
-    max     50: so many fields are allowed. Honest mail that is forwarded a few times has twenty. Above 50 it has no
-            effect: there Postfix's own hopcount_limit refuses
+    max     50: so many fields are allowed, the public smtpd's own Received among them. Honest mail that is forwarded a
+            few times has twenty. Postfix's hopcount_limit (50) refuses from 48 Received on and does not count
+            Delivered-To: from 48 on max has an effect for these alone
 
 REPLIES
     554 5.4.6 too many hops

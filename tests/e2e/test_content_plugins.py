@@ -124,3 +124,21 @@ def test_forged_mail_is_refused_before_it_costs_a_scan(gate: Gate, stack: Stack)
     # One that is not forged shows that they do tell.
     queue_id(gate.send(b"Message-ID: <clean@example.com>\r\n" + CLEAN))
     assert (scans_of(stack, "<forged@strict.example>"), scans_of(stack, "<clean@example.com>")) == ((0, 0), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("limit", "received", "delivered_to", "reply"),
+    [
+        (47, 46, 0, b"250 "),
+        (47, 47, 0, b"554 5.4.6 too many hops"),
+        (48, 47, 0, b"250 "),
+        (48, 48, 0, b"554 5.4.0 Error: too many hops"),
+        (50, 47, 3, b"554 5.4.6 too many hops"),
+    ],
+)
+def test_loop_counts_what_postfix_does_not(
+    gate: Gate, limit: int, received: int, delivered_to: int, reply: bytes
+) -> None:
+    gate.use(f'[[plugin]]\nname = "loop"\nmax = {limit}\n')
+    hops = b"Received: from a by b; x\r\n" * received + b"Delivered-To: a@b.example\r\n" * delivered_to
+    assert gate.send(hops + CLEAN).startswith(reply)

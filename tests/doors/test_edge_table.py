@@ -83,6 +83,9 @@ async def test_the_next_client_behind_the_same_port_is_another_session() -> None
 
         assert one.left == [without_edge.session.id, first.session.id]
         assert one.table.join(CLIENT, "") is second
+        for _ in range(2):
+            one.table.leave(second)
+        assert one.table.join(CLIENT, "") is not without_edge, "it has ended"
 
 
 async def test_clients_of_one_port_at_two_services_are_told_apart_by_sender_and_greeting() -> None:

@@ -103,6 +103,20 @@ async def test_a_greeting_that_is_judged_after_mail_is_a_denial_at_the_first_rec
         assert client.session.notes["hears"] == {"heard": ["helo: not so"]}
 
 
+class HangsUpAtHelo(Plugin):
+    def helo(self, session: Session, name: str) -> Verdict:
+        return DenyDisconnect("not you")
+
+
+async def test_a_greeting_that_is_hung_up_on_is_a_denial_at_once_and_once_only() -> None:
+    async with gate(HangsUpAtHelo, Hears) as made:
+        client = made.client()
+        await client._arrive()
+        assert client.session.notes["hears"] == {"heard": ["helo: not you"]}
+        assert (await client.mail()).code == 521
+        assert client.session.notes["hears"] == {"heard": ["helo: not you"]}
+
+
 async def test_a_hang_up_after_a_refused_greeting_comes_with_it() -> None:
     async with gate(Picky, HangsUp) as made:
         assert (await made.client(helo="bad").mail()).encode() == b"521 5.7.1 after helo\r\n"

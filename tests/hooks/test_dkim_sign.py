@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import dkim
@@ -214,6 +215,10 @@ def pem(
     return key.private_bytes(Encoding.PEM, form, encryption).decode()
 
 
+def openssl_key(*options: str) -> str:
+    return subprocess.run(["openssl", "genpkey", *options], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 SOUND = vector("test.private").decode()
 DAMAGED = SOUND[:-90] + ("A" if SOUND[-90] != "A" else "B") + SOUND[-89:]
@@ -245,6 +250,7 @@ async def test_a_table_that_is_wrong_stops_the_start(keys: Path, tmp_path: Path,
         (pem(RSA_KEY, b"secret"), 0o600, "the key is encrypted"),
         (pem(RSA_KEY, b"secret", PrivateFormat.TraditionalOpenSSL), 0o600, "the key is encrypted"),
         (pem(ec.generate_private_key(ec.SECP256R1())), 0o600, "neither an RSA nor an Ed25519 key"),
+        (openssl_key("-quiet", "-algorithm", "RSA-PSS"), 0o600, "neither an RSA nor an Ed25519 key"),
         ("-----BEGIN PRIVATE KEY-----\n", 0o600, "no RSA or Ed25519 key, or a damaged one"),
         (ED25519_PEM.replace("MC4", "MC5"), 0o600, "no RSA or Ed25519 key, or a damaged one"),
         (DAMAGED, 0o600, "no RSA or Ed25519 key, or a damaged one"),
@@ -259,6 +265,13 @@ async def test_a_key_that_cannot_be_used_stops_the_start_with_its_name(
     with pytest.raises(ConfigError, match=problem) as raised:
         await sign(keys)
     assert any(str(one.file) == str(tmp_path / "bad") for one in raised.value.each)
+
+
+@pytest.mark.parametrize("before", ["\ufeff", "  ", "made by hand\n", "\r\n"])
+async def test_what_an_editor_leaves_before_a_key_does_no_harm(keys: Path, tmp_path: Path, before: str) -> None:
+    write(tmp_path / "pem", before + ED25519_PEM)
+    write(keys, f"example.com brisbane {tmp_path}/pem\n")
+    assert signatures(await sign(keys)) == 1
 
 
 async def test_check_refuses_a_plugin_that_edits_after_it(keys: Path, tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ LEAST_BITS = 1024
 
 PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
 
-_PEM_LABEL = re.compile(r"^-----BEGIN ([A-Z0-9 ]+)-----$", re.MULTILINE)
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\s(.*?)(?:-----END|\Z)", re.DOTALL)
+
+_RSA_PSS = bytes.fromhex("2a864886f70d01010a")
+"""The object identifier in keys for RSASSA-PSS (RFC 4055): verifiers of DKIM cannot read their public half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +66,16 @@ def parse_dkim_key(text: str) -> DkimKey:
 
     RSA as PEM (PKCS #1 or #8), Ed25519 as PEM or, as dkimpy's dknewkey writes it, 32 bytes in base64.
     """
-    text = text.replace("\r\n", "\n")
-    label = _PEM_LABEL.search(text)
-    if label is None:
+    text = text.replace("\r\n", "\n").strip("\ufeff \t\n") + "\n"
+    pem = _PEM.search(text)
+    if pem is None:
         data = _base64(text)
         if len(data) != 32:
             raise ConfigError("no private key: PEM, or an Ed25519 key of 32 bytes in base64, is wanted")
         return DkimKey(Ed25519PrivateKey.from_private_bytes(data))
-    if "PRIVATE KEY" not in label[1]:
-        raise ConfigError(f"a {label[1].lower()}: a private key, RSA or Ed25519, is wanted")
+    label, body = pem.groups()
+    if "PRIVATE KEY" not in label:
+        raise ConfigError(f"a {label.lower()}: a private key, RSA or Ed25519, is wanted")
     try:
         # Looks, too, whether the parts of the key fit together: those who get the mail must not find that out.
         private = load_pem_private_key(text.encode(), password=None)
@@ -79,7 +83,7 @@ def parse_dkim_key(text: str) -> DkimKey:
         raise ConfigError("the key is encrypted: save it without a passphrase, readable by gatepost alone") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError("no RSA or Ed25519 key, or a damaged one") from error
-    if isinstance(private, RSAPrivateKey):
+    if isinstance(private, RSAPrivateKey) and _RSA_PSS not in _base64(body):
         if private.key_size < LEAST_BITS:
             raise ConfigError(
                 f"the key has {private.key_size} bits, and nobody believes less than {LEAST_BITS}: make one with 2048"

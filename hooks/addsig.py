@@ -26,7 +26,8 @@ FILES
 
     Left alone: what is signed or encrypted (DKIM, ARC, S/MIME, PGP), since it would be broken; delivery reports;
     messages above content.mime_limit, or with their text in more than eight forms; texts that cannot be decoded; texts
-    that end with the signature already. The log says which and why.
+    that end with the signature already; messages of which a line of the signature is a boundary. The log says which
+    and why.
 
 REPLIES
     None.
@@ -205,7 +206,10 @@ def add(message: Message, part: Part, signature: str, options: Options) -> str |
                 written.decode(label)  # foreign bytes may be UTF-8 as they are
         except UnicodeError:
             continue
-        message.replace_part(part, written, charset=label)
+        try:
+            message.replace_part(part, written, charset=label)
+        except ValueError as error:  # such as a line of the signature that is a boundary of this message
+            return str(error)
         return None
     return f"its charset {part.charset!r} cannot hold the signature"
 

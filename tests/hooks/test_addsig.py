@@ -242,6 +242,23 @@ async def test_left_alone(directory: Path, content: bytes) -> None:
     assert (await signed(directory, content)).edits == ()
 
 
+async def test_a_signature_that_would_break_the_message_is_left_out(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "example.org").write_text("Example Ltd\n--b\n")
+    content = header("Content-Type: multipart/mixed; boundary=b") + b"--b\r\n\r\nx\r\n--b--\r\n"
+    assert (await signed(directory, content)).edits == ()
+    assert "boundary line" in capsys.readouterr().out
+
+
+async def test_an_empty_text_between_two_boundary_lines_is_signed(directory: Path) -> None:
+    file = b"--b\r\nContent-Type: application/pdf\r\n\r\n%PDF\r\n--b--\r\n"
+    content = header("Content-Type: multipart/mixed; boundary=b") + b"--b\r\n" + file
+    assert await body_of(directory, content, separator=False) == (
+        b"--b\r\n\r\nExample Ltd, Vienna\r\nwww.example.org\r\n" + file
+    )
+
+
 async def test_a_signature_that_the_charset_cannot_hold_is_left_out_where_the_text_cannot_become_utf_8(
     directory: Path,
 ) -> None:

@@ -134,6 +134,15 @@ def test_a_part_without_proper_header_can_be_filled(given_part: bytes) -> None:
     assert bytes(mail.body).endswith(b"\r\n--b--\r\n")
 
 
+@pytest.mark.parametrize("given_part", [b"--b\r\n", b"--b\r\n\r\n"])
+@pytest.mark.parametrize("after", [b"--b\r\n\r\nother\r\n--b--\r\n", b"--b--\r\n"])
+def test_what_a_part_of_nothing_gets_is_content_and_no_header(given_part: bytes, after: bytes) -> None:
+    mail = message(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + given_part + after)
+    mail.replace_part(part(mail, 0), b"Phone: 1")
+    assert part(mail, 0).content() == b"Phone: 1"
+    assert bytes(mail.body) == b"--b\r\n\r\nPhone: 1\r\n" + after
+
+
 TEXTS = st.text(st.sampled_from("aü \n=.-"), max_size=60).map(str.encode)
 ENCODINGS = st.sampled_from(["7bit", "8bit", "quoted-printable", "base64"])
 

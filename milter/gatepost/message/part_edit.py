@@ -35,10 +35,13 @@ class PartEdit:
         gap = data[part.header_end : part.content_start]
         for field in self.fields:
             header = _with_field(header, field)
-        if header and not gap:
-            # A header that nothing followed, or one that is new.
-            gap = b"\r\n" if header.endswith(b"\r\n") else b"\r\n\r\n"
-        return b"".join((data[: part.start], header, gap, self.raw, data[part.end :]))
+        if not gap and (header or part.start == part.end):
+            # A header that nothing followed, one that is new, or a part of nothing at all.
+            gap = b"\r\n" if header.endswith(b"\r\n") or not header else b"\r\n\r\n"
+        rest = data[part.end :]
+        # Two delimiters may stand right below each other: the line end between them belongs to the first.
+        joint = b"\r\n" if rest and not rest.startswith(b"\r\n") else b""
+        return b"".join((data[: part.start], header, gap, self.raw, joint, rest))
 
 
 def edit_part(part: Part, content: bytes, charset: str | None = None) -> PartEdit:

@@ -10,7 +10,8 @@ OPTIONS
     require         ["From", "Date"]: fields that must be there (RFC 5322 section 3.6), but for bounces (from <>): those
                     of a large provider have no Date, and who gets no bounce never knows
     single          ["Date", "From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Message-ID", "In-Reply-To",
-                    "References", "Subject"]: fields that may be there once, and no more (the table there)
+                    "References", "Subject"]: fields that may be there once, and no more (the table there). A bounce may
+                    have several To: Sendmail writes one for each that it tells, such as the postmaster
     past            "365d": a Date longer ago than this is refused; 0 is no check. Mail that was held by a moderator
                     or sent on later is days or weeks old; a clock that was never set says 1970
     future          "2d": so too a Date further ahead than this; a wrong time zone makes up to a day
@@ -108,7 +109,7 @@ def _fault(headers: Headers, options: Options, *, is_bounce: bool) -> str | None
         if name.lower() not in counts:
             return f"{name} is missing"
     for name in options.single:
-        if (count := counts[name.lower()]) > 1:
+        if (count := counts[name.lower()]) > 1 and not (is_bounce and name.lower() == "to"):
             return f"{name} occurs {count} times, but may stand once"
     if (options.past or options.future) and "date" in counts:
         fault = _date_fault(_text(headers.fields("Date")[0]), options)

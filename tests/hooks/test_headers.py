@@ -242,6 +242,15 @@ async def test_a_bounce_may_lack_what_programs_leave_out(load: LoadRig) -> None:
         assert await reply(rig, DATE + f"From: {other}\r\n".encode(), sender="") != "250"
 
 
+async def test_a_bounce_may_have_a_to_for_each_whom_it_tells(load: LoadRig) -> None:
+    rig = await load(config())
+    told = GOOD + b"To: alice@example.net\r\nTo: postmaster@example.org\r\n"
+
+    assert await reply(rig, told, sender="") == "250"
+    assert await reply(rig, told) == fault("To occurs 2 times, but may stand once")
+    assert await reply(rig, GOOD + FROM, sender="") == fault("From occurs 2 times, but may stand once")
+
+
 @pytest.mark.parametrize("authors", SEVERAL_AUTHORS)
 async def test_several_authors_need_a_sender(load: LoadRig, authors: str) -> None:
     rig = await load(config())

@@ -18,7 +18,8 @@ OPTIONS
                     "defer_disconnect", or "allow"
     invalid_from    "deny": what becomes of mail whose author cannot be told: no From, several, malformed, or with more
                     than four domains. Mail programs may show any domain there, and no policy would be asked for. A
-                    bounce (from <>) may come from MAILER-DAEMON without a domain
+                    bounce (from <>) may come from MAILER-DAEMON without a domain, from postmaster at an IP address, or
+                    have no From
     skip_networks   the private and loopback networks: from there invalid_from refuses nothing. A scanner on the second
                     floor that sends "From: scanner" is no forgery; no policy is applied to it, since spf skips it, too
     tag_field       "X-DMARC-Failed": the field for "tag", X- in front. What came with the message under that name is
@@ -58,6 +59,7 @@ FAILURE
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,6 +91,8 @@ OLD_TAGS = 50
 
 MANY_FIELDS = 500
 """A message with more is looked through in a thread: a stranger can send a hundred thousand."""
+
+NO_DOMAIN = re.compile(r"[^@\uff20]*+(?:@\[?[0-9]{1,3}(?:\.[0-9]{1,3}){3}\]?\s*+>?\s*+)?")
 
 SEVERITY = ("allow", "tag", "quarantine", "defer", "defer_disconnect", "deny", "deny_disconnect")
 
@@ -207,9 +211,9 @@ def _read(message: Message, tag_field: str) -> tuple[tuple[str, ...], str] | Non
 
 
 def _claims_nothing(message: Message) -> bool:
-    """Tell whether From is a program's, MAILER-DAEMON or <>, in which nobody could read a domain."""
+    """Tell whether nobody could read a domain in From: MAILER-DAEMON, <>, an IP address; or there is none."""
     fields = message.headers.fields("From")
-    return len(fields) == 1 and not {"@", "\uff20"} & set(fields[0].value)
+    return not fields or (len(fields) == 1 and NO_DOMAIN.fullmatch(fields[0].value) is not None)
 
 
 def _as_result(finding: DmarcFinding, override: str | None) -> MethodResult:

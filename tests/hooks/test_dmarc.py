@@ -351,11 +351,19 @@ async def test_from_private_networks_a_device_may_send_with_an_author_that_canno
         ("", "From: =?utf-8?q?a=40bank.example?= <>", "550"),
         ("", "From: <a@bank example>", "550"),
         ("", "From: MAILER-DAEMON\r\nFrom: MAILER-DAEMON", "550"),
-        ("", "X-None: MAILER-DAEMON", "550"),
+        ("", "X-None: MAILER-DAEMON", "250"),
+        ("a@envelope.example", "X-None: MAILER-DAEMON", "550"),
         ("a@envelope.example", "From: MAILER-DAEMON", "550"),
+        ("", "From: postmaster@[192.0.2.7]", "250"),
+        ("", 'From: "Postmaster" <postmaster@192.0.2.7>', "250"),
+        ("", "From: <postmaster@192.0.2.7.>", "550"),
+        ("", "From: <postmaster@192.0.2.7> <a@bank.example>", "550"),
+        ("", "From: a@bank.example <postmaster@192.0.2.7>", "550"),
+        ("", "From: <postmaster@192.0.2.7>, bank.example", "550"),
+        ("a@envelope.example", "From: <postmaster@192.0.2.7>", "550"),
     ],
 )
-async def test_a_bounce_may_be_from_a_program_without_a_domain(sender: str, header: str, reply: str) -> None:
+async def test_a_bounce_need_not_say_a_domain_that_it_is_from(sender: str, header: str, reply: str) -> None:
     mail = await judge(DNS, f"{header}\r\n".encode(), sender=sender)
     assert (mail.reply[:3], mail.result) == (reply, "permerror")
 

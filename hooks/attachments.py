@@ -29,7 +29,8 @@ OPTIONS
     max_size        0: above 0, an attachment with more bytes, decoded, is refused
     ambiguous       "deny": what is said to ambiguous MIME
     faults          what counts as that. By itself:
-        repeated_field      two different Content-Type, -Transfer-Encoding or -Disposition fields
+        repeated_field      two different Content-Type, -Transfer-Encoding or -Disposition fields; a Content-Disposition
+                            that gives no name does not count
         repeated_parameter  boundary, charset, name or filename twice, and different
         type_syntax         a Content-Type, perhaps of a multipart, with a comment or without semicolon
         boundary_syntax     a boundary with text behind its quotes, a quote that is left open, a backslash

@@ -343,6 +343,16 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
         "repeated_field",
         mail(TEXT, "--b\r\nContent-Transfer-Encoding: base64\r\nContent-Transfer-Encoding: 7bit\r\n\r\n"),
     ),
+    (
+        "repeated_field",
+        mail(
+            TEXT,
+            part(
+                "Content-Type: image/png\r\nContent-Disposition: inline; filename=a.png\r\n"
+                "Content-Disposition: attachment; filename=b.png"
+            ),
+        ),
+    ),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; boundary=c")),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; BOUNDARY*=''c")),
     *(
@@ -423,6 +433,8 @@ UNAMBIGUOUS = [
     mail(TEXT, head="Content-Type:  multipart/mixed; boundary=b\r\n"),
     mail(TEXT, part("Content-Type: image/png; name=a.png\r\nContent-Disposition: attachment;\r\n"
                     " filename*=utf-8''a.png; filename=a.png")),
+    mail(TEXT, part("Content-Type: image/png; name=a.png\r\nContent-Disposition: inline\r\n"
+                    "Content-Disposition: attachment; filename=a.png")),
     attached(8),
     mail(*[f"--b\r\n{ATTACHED_MESSAGE}{wide(900)}"] * 2),
     nested("----=_Part_1_2.3", "----=_Part_10_2.3"),

@@ -63,7 +63,8 @@ def file_type(content: bytes) -> FileType | None:
         if content.startswith(magic, place):
             return kind
     if content.startswith(b"MZ"):
-        return "executable" if _is_windows_program(content) else None
+        # A text may begin so, too, but has no NUL; the header of a program, of 64 bytes, has many.
+        return "executable" if b"\0" in content[:64] else None
     if content.startswith(b"\xca\xfe\xba\xbe"):
         # Java's class files and Mach-O for several processors share their first bytes; both can be run.
         return "java" if len(content) > 7 and content[7] > 0x2A else "executable"
@@ -75,8 +76,3 @@ def file_type(content: bytes) -> FileType | None:
     if _LZH.match(content):
         return "lzh"
     return "html" if _HTML.match(head) else None
-
-
-def _is_windows_program(content: bytes) -> bool:
-    """Tell a program from a text that begins with "MZ": text has no NUL."""
-    return b"\0" in content[:64] or len(content) < 64

@@ -29,8 +29,8 @@ OPTIONS
     max_size        0: above 0, an attachment with more bytes, decoded, is refused
     ambiguous       "deny": what is said to ambiguous MIME
     faults          what counts as that. By itself:
-        repeated_field      two different Content-Type, -Transfer-Encoding or -Disposition fields; a Content-Disposition
-                            that gives no name does not count
+        repeated_field      two different Content-Type, -Transfer-Encoding or -Disposition fields; neither 7bit beside
+                            8bit counts, nor a Content-Disposition that gives no name
         repeated_parameter  boundary, charset, name or filename twice, and different
         type_syntax         a Content-Type, perhaps of a multipart, with a comment or without semicolon
         boundary_syntax     a boundary with text behind its quotes, a quote that is left open, a backslash
@@ -58,8 +58,8 @@ OPTIONS
     skip_whitelisted    true: what is whitelisted is not looked at
 
     Some old scripts make broken MIME all the time: look with mode = "observe" first.
-    The extension com is not refused in the name of an attached message, which is its subject. Other rules for some
-    recipients, in the file of `aliases`: `attachments.extensions="exe, scr"`, `attachments.faults=""`.
+    In the name of an attached message, which is its subject, neither the extension com nor a gap is refused. Other
+    rules for some recipients, in the file of `aliases`: `attachments.extensions="exe, scr"`, `attachments.faults=""`.
 
 REPLIES
     554 5.7.1 the attachment "invoice.exe" is of a kind that is not accepted here (exe)
@@ -193,7 +193,8 @@ def judge(contents: Contents, options: Options) -> list[Finding]:
 def _judge(attachment: Attachment, options: Options) -> Iterator[Finding]:
     shown = _shown(attachment.names[0] if attachment.names else attachment.content_type)
     for name in attachment.names:
-        if (how := deception(name)) is not None:
+        # The name of a message is its subject, which may be folded, or have columns.
+        if (how := deception(" ".join(name.split()) if attachment.is_message else name)) is not None:
             yield Finding(options.deceptive, f"the name of the attachment {_shown(name)} is deceptive: {how}")
         kind = _refused(name, options)
         if kind and not (kind == "com" and attachment.is_message):

@@ -355,6 +355,8 @@ AMBIGUOUS: list[tuple[MimeFault, bytes]] = [
         ),
     ),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; boundary=c")),
+    ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; boundary=B")),
+    ("repeated_parameter", mail(TEXT, "--b\r\nContent-Type: text/html; charset=utf-8; charset=utf-7\r\n\r\nx")),
     ("repeated_parameter", mail(TEXT, content_type="multipart/mixed; boundary=b; BOUNDARY*=''c")),
     *(
         ("type_syntax", mail(TEXT, content_type=f"{kind} boundary=b"))
@@ -436,6 +438,11 @@ UNAMBIGUOUS = [
                     " filename*=utf-8''a.png; filename=a.png")),
     mail(TEXT, part("Content-Type: image/png; name=a.png\r\nContent-Disposition: inline\r\n"
                     "Content-Disposition: attachment; filename=a.png")),
+    mail(TEXT, head="Content-Transfer-Encoding: 8bit\r\nContent-Transfer-Encoding: 7bit\r\n"),
+    *(mail(TEXT, part("Content-Type: application/json", encoding=one)) for one in ("7-bit", "8-bit", "UTF-8")),
+    mail(TEXT, "--b\r\nContent-Type: text/html; charset=utf-8; charset=UTF-8\r\n\r\nx"),
+    mail(TEXT, "--b\r\nContent-Type: message/rfc822\r\n\r\nContent-Type: multipart/mixed;"),
+    mail(TEXT, '--b\r\nContent-Type: message/rfc822; name="Load of\r\n          web1"\r\n\r\nSubject: x\r\n\r\nx'),
     attached(8),
     mail(*[f"--b\r\n{ATTACHED_MESSAGE}{wide(900)}"] * 2),
     nested("----=_Part_1_2.3", "----=_Part_10_2.3"),

@@ -10,7 +10,7 @@ import binascii
 import re
 from typing import TYPE_CHECKING, Literal, get_args
 
-from gatepost.message.mime import DEPTH_LIMIT
+from gatepost.message.mime import DEPTH_LIMIT, IDENTITY
 from gatepost.services.content.file_name import extensions, names_of, parameters
 from gatepost.services.content.part_tree import (
     ATTACHED,
@@ -84,10 +84,8 @@ def mime_faults(root: Part) -> Iterator[tuple[MimeFault, str]]:
 def _header_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
     for name in _ONCE:
         fields = part.headers.fields(name)
-        # Some programs say "inline" in one Content-Disposition, and the name in another.
-        said = [field for field in fields if name != "Content-Disposition" or b";" in field.raw]
-        if len({b"".join(field.raw.lower().split()) for field in said}) > 1:
-            yield "repeated_field", f"{len(said)} different {name} fields"
+        if len({_said(name, field) for field in fields} - {None}) > 1:
+            yield "repeated_field", f"different {name} fields"
         for field in fields:
             if b"\0" in field.raw:
                 yield "nul_in_header", f"a NUL in {name}"
@@ -102,11 +100,23 @@ def _header_faults(part: Part) -> Iterator[tuple[MimeFault, str]]:
             yield "broken_header", "a line in the header of a part that is no field"
 
 
+def _said(name: str, field: Header) -> bytes | None:
+    """Return what may not be said in two ways; None for what changes nothing."""
+    value = b"".join(field.raw.lower().split())
+    # Some programs say "inline" in one Content-Disposition, and the name in another.
+    if name == "Content-Disposition" and b";" not in value:
+        return None
+    # 8bit and 7bit are read alike.
+    is_identity = name == "Content-Transfer-Encoding" and value.decode("latin-1") in IDENTITY
+    return b"8bit" if is_identity else value
+
+
 def _parameter_faults(name: str, value: str) -> Iterator[tuple[MimeFault, str]]:
     seen: dict[str, str] = {}
     for parameter, text in parameters(value):
         plain = parameter.partition("*")[0] if parameter.startswith("boundary") else parameter
-        if plain in _ONCE_PARAMETERS and seen.setdefault(plain, text) != text:
+        said = text.lower() if plain == "charset" else text
+        if plain in _ONCE_PARAMETERS and seen.setdefault(plain, said) != said:
             yield "repeated_parameter", f"{plain} given twice in {name}"
 
 
@@ -116,7 +126,8 @@ def _multipart_faults(part: Part, *, is_attached: bool) -> Iterator[tuple[MimeFa
     if found and not _GOOD_VALUE.match(value, found.end()):
         yield "boundary_syntax", "a boundary that cannot be read in one way only"
     if found is None:
-        yield "missing_boundary", "a multipart without a boundary"
+        if part.raw.strip():
+            yield "missing_boundary", "a multipart without a boundary"
     elif not part.children:
         yield from _why_childless(part, is_attached=is_attached)
     yield from _line_faults(part)

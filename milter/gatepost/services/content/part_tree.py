@@ -33,6 +33,9 @@ ATTACHED = frozenset({"message/rfc822", "message/global", "message/news"})
 UU_ENCODINGS = frozenset({"x-uuencode", "uuencode", "x-uue"})
 """Older than MIME's own, and still sent."""
 
+MISSPELT_ENCODINGS = frozenset({"7-bit", "8-bit", "utf-8"})
+"""What careless programs write for 7bit and 8bit: nobody decodes that."""
+
 _NO_BASE64 = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
 _STRAY_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4} ([^\r\n]{1,255})\r?\n([!-M])([ -`]{0,62}+)\r?$", re.MULTILINE)
@@ -123,7 +126,7 @@ def is_base64(data: bytes) -> bool:
 
 def is_known_encoding(part: Part) -> bool:
     """Return True if mail programs know how to decode the part."""
-    return part.encoding in IDENTITY | UU_ENCODINGS | {"quoted-printable", "base64"}
+    return part.encoding in IDENTITY | MISSPELT_ENCODINGS | UU_ENCODINGS | {"quoted-printable", "base64"}
 
 
 def uuencoded_files(text: bytes) -> Iterator[tuple[str, bytes]]:

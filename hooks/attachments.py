@@ -34,7 +34,8 @@ OPTIONS
         repeated_parameter  boundary, charset, name or filename twice, and different
         type_syntax         a Content-Type, perhaps of a multipart, with a comment or without semicolon
         boundary_syntax     a boundary with text behind its quotes, a quote that is left open, a backslash
-        missing_boundary    a multipart without a boundary, or in which it does not stand
+        missing_boundary    a multipart without a boundary, or in which it does not stand; but for a signed message
+                            that is attached as a file, smime.p7m, as Exchange does it
         repeated_boundary   a boundary that is also one of the parts around it
         boundary_prefix     one that begins as a boundary around it, or the other way round; or a line that begins as
                             one and goes on

@@ -90,7 +90,7 @@ OLD_TAGS = 50
 """Fields named tag_field that are removed: Postfix looks through the header for each, which takes by the square."""
 
 MANY_FIELDS = 500
-"""A message with more is looked through in a thread: a stranger can send a hundred thousand."""
+"""A message with more is looked through in a thread: a stranger can send ten thousand."""
 
 NO_DOMAIN = re.compile(r"[^@\uff20]*+(?:@\[?[0-9]{1,3}(?:\.[0-9]{1,3}){3}\]?\s*+>?\s*+)?")
 

@@ -205,12 +205,12 @@ def _judge(attachment: Attachment, options: Options) -> Iterator[Finding]:
         yield Finding(options.action, f"the attachment {shown} is {_KIND} ({real})")
     if attachment.is_message and "message" in options.types:
         yield Finding(options.action, f"the attachment {shown} is {_KIND} (message)")
-    if attachment.zipped is not None:
+    if attachment.archive is not None:
         if options.archives:
-            yield from _judge_archived(shown, attachment.zipped.names, options)
-        if attachment.zipped.is_encrypted:
+            yield from _judge_archived(shown, attachment.archive.names, options)
+        if attachment.archive.is_encrypted:
             yield Finding(options.encrypted, f"the archive {shown} is encrypted")
-        if not attachment.zipped.is_whole:
+        if not attachment.archive.is_whole:
             yield Finding(options.unlisted, f"the archive {shown} cannot be looked through")
     if options.max_size and attachment.size > options.max_size and not attachment.is_message:
         yield Finding(options.action, f"the attachment {shown} is too large", "5.3.4", 552)

@@ -43,7 +43,7 @@ class Attachment:
     """Bytes, decoded."""
     level: int
     """How many attached messages it stands in."""
-    zipped: ZipNames | None
+    archive: ZipNames | None
     """What a zip archive or a winmail.dat holds; None for what is neither."""
     sha256: str
     """Of the decoded content; empty where that was not asked for."""
